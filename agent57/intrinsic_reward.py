@@ -1,0 +1,167 @@
+"""The intrinsic reward: episodic novelty from a k-NN memory, times life-long novelty from RND errors.
+
+NGU section 2 and appendix (algorithm 1). r^i_t = r^episodic_t * clip(alpha_t, 1, L). The lanes of a worker
+call it once for every observation that arrives, first and final ones included.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent57.running_moments import RunningMoments
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+class EpisodicMemory:
+    """One ring of controllable states per lane, and the bonus that it pays for a new one.
+
+    ``bonus`` looks up, then appends. Memories are separate per lane and last one episode; the moving average
+    of neighbour distances, d_m^2, is also per lane but is kept across episodes (``distance_decay`` per step,
+    bias-corrected, the newest included), because the embedding's scale drifts by orders of magnitude.
+    """
+
+    _CHUNK = 1024  # memories grow by this many entries, so that short episodes stay cheap
+
+    def __init__(
+        self,
+        num_lanes: int,
+        capacity: int,
+        embedding_dim: int,
+        num_neighbours: int = 10,
+        kernel_epsilon: float = 1e-4,
+        cluster_distance: float = 0.008,
+        pseudo_count: float = 1e-3,
+        max_similarity: float = 8.0,
+        distance_decay: float = 0.999,
+    ) -> None:
+        self.capacity = capacity
+        self.num_neighbours = num_neighbours
+        self.kernel_epsilon = kernel_epsilon
+        self.cluster_distance = cluster_distance
+        self.pseudo_count = pseudo_count
+        self.max_similarity = max_similarity
+        self.distance_decay = distance_decay
+        self._lane_range = torch.arange(num_lanes)
+        self._entries = torch.zeros(num_lanes, min(self._CHUNK, capacity), embedding_dim)
+        self._squared_norms = torch.full(self._entries.shape[:2], torch.inf)
+        self._appended = torch.zeros(num_lanes, dtype=torch.int64)
+        # Numerator and denominator of the bias-corrected moving average.
+        self._distance_sum = torch.zeros(num_lanes, dtype=torch.float64)
+        self._distance_weight = torch.zeros(num_lanes, dtype=torch.float64)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Entries held per lane, int64 [L]."""
+        return self._appended.clamp(max=self.capacity).numpy()
+
+    @torch.no_grad()
+    def bonus(self, embeddings: Array) -> Array:
+        """1 / (sqrt(sum_k K(d_k)) + c) per lane, then append; [L, D] -> float32 [L].
+
+        K(d) = eps_k / (d + eps_k), d = max(d_k^2 / d_m^2 - cluster_distance, 0). Pays 0 where the similarity
+        exceeds ``max_similarity`` and while a lane holds fewer than k entries (the paper is silent, and the
+        bare formula would pay the first steps of every episode a fortune). Numpy in, numpy out.
+        """
+        x = torch.as_tensor(embeddings, dtype=torch.float32)
+        ready = self._appended >= self.num_neighbours
+        rewards = torch.zeros(len(x))
+        if bool(ready.any()):
+            distances = self._neighbour_distances(x)
+            self._average(distances.mean(1, dtype=torch.float64), ready)
+            mean_distance = (self._distance_sum / self._distance_weight.clamp(min=1e-300)).float()
+            # An average of 0 means that every distance ever seen was 0: all states are the same one.
+            relative = distances / mean_distance.clamp(min=1e-30).unsqueeze(1)
+            relative = (relative - self.cluster_distance).clamp(min=0)
+            kernel = self.kernel_epsilon / (relative + self.kernel_epsilon)
+            similarity = kernel.sum(1).sqrt() + self.pseudo_count
+            rewards = torch.where(ready & (similarity <= self.max_similarity), 1 / similarity, 0.0)
+        self._append(x)
+        return rewards.numpy() if isinstance(embeddings, np.ndarray) else rewards
+
+    def reset(self, lanes: Any) -> None:
+        """Empty the memories of ``lanes`` (indices or a boolean mask [L]); their d_m^2 stays."""
+        lanes = torch.as_tensor(np.asarray(lanes))
+        self._appended[lanes] = 0
+        self._squared_norms[lanes] = torch.inf
+
+    def _neighbour_distances(self, x: Tensor) -> Tensor:
+        """Squared distances to the k nearest entries, [L, k]; entries are found by |e|^2 - 2 e.x."""
+        filled = min(int(self._appended.max()), self.capacity)
+        entries = self._entries[:, :filled]
+        scores = torch.baddbmm(self._squared_norms[:, :filled, None], entries, x.unsqueeze(2), alpha=-2).squeeze(2)
+        k = min(self.num_neighbours, filled)
+        nearest = scores.topk(k, dim=1, largest=False, sorted=False).indices
+        # The product form loses small distances between large vectors to cancellation: measure the winners.
+        neighbours = entries.gather(1, nearest.unsqueeze(2).expand(-1, -1, x.shape[1]))
+        return (neighbours - x.unsqueeze(1)).square().sum(2)
+
+    def _average(self, distances: Tensor, ready: Tensor) -> None:
+        decay = torch.where(ready, self.distance_decay, 1.0)
+        self._distance_sum = decay * self._distance_sum + torch.where(ready, distances, 0.0)
+        self._distance_weight = decay * self._distance_weight + ready
+
+    def _append(self, x: Tensor) -> None:
+        slots = self._appended % self.capacity
+        if int(slots.max()) >= self._entries.shape[1]:
+            self._grow()
+        self._entries[self._lane_range, slots] = x
+        self._squared_norms[self._lane_range, slots] = x.square().sum(1)
+        self._appended += 1
+
+    def _grow(self) -> None:
+        lanes, size, dim = self._entries.shape
+        new_size = min(2 * size, self.capacity)
+        self._entries = torch.cat([self._entries, torch.zeros(lanes, new_size - size, dim)], 1)
+        self._squared_norms = torch.cat([self._squared_norms, torch.full((lanes, new_size - size), torch.inf)], 1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        filled = max(int(self.sizes.max(initial=0)), 1)
+        return {
+            "entries": self._entries[:, :filled].clone(),
+            "appended": self._appended.clone(),
+            "distance_sum": self._distance_sum.clone(),
+            "distance_weight": self._distance_weight.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        saved = state["entries"]
+        while self._entries.shape[1] < saved.shape[1]:
+            self._grow()
+        self._entries[:, : saved.shape[1]] = saved
+        self._appended = state["appended"].clone()
+        held = self._appended.clamp(max=self.capacity).unsqueeze(1)
+        present = torch.arange(self._entries.shape[1]) < held
+        self._squared_norms = torch.where(present, self._entries.square().sum(2), torch.inf)
+        self._distance_sum = state["distance_sum"].clone()
+        self._distance_weight = state["distance_weight"].clone()
+
+
+class LifelongNovelty:
+    """alpha = 1 + (err - mean) / std of RND errors, with running mean and std over all lanes of a worker.
+
+    ``horizon``: see `RunningMoments`. The predictor keeps improving, so errors from long ago must fade.
+    """
+
+    def __init__(self, horizon: float = 1_000_000) -> None:
+        self.moments = RunningMoments(horizon=horizon)
+
+    def multiplier(self, errors: np.ndarray) -> np.ndarray:
+        """alpha before clipping, float32 [L], from mean squared RND errors [L]; these errors count already.
+
+        While all errors seen were equal there is no scale yet, and alpha is 1.
+        """
+        self.moments.update(errors)
+        std = float(self.moments.std)
+        if std <= 1e-12:
+            return np.ones(len(errors), np.float32)
+        return (1 + (np.asarray(errors) - float(self.moments.mean)) / std).astype(np.float32)
+
+
+def combine(episodic: np.ndarray, alpha: np.ndarray, max_scale: float) -> np.ndarray:
+    """r^i = r^episodic * clip(alpha, 1, L), [L]. NGU equation 1."""
+    return episodic * np.clip(alpha, 1.0, max_scale)

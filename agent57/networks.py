@@ -1,0 +1,305 @@
+"""The five networks: two recurrent Q-networks, the embedding with its classifier, the RND pair.
+
+Agent57 section 3.1 and appendix (separate extrinsic and intrinsic networks), R2D2 (LSTM, dueling heads), NGU
+section 2 (controllable states, RND), Burda et al. 2018 (normalised RND inputs, orthogonal init). Used by the
+lanes for acting (one step at a time) and by the learner (whole sequences).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agent57.config import NetworkConfig
+from agent57.rescaling import rescale
+from agent57.structures import NO_ACTION, EnvironmentSpec
+
+RecurrentState = tuple[Tensor, Tensor]
+"""(h, c) of one Q-network, each [B, lstm_size]."""
+
+CONV_MIN_PIXELS = 36
+"""Smallest image side that Atari's three convolutions can digest."""
+
+
+class Torso(nn.Module):
+    """Observations [N, *obs] (any dtype) -> features float32 [N, torso_size].
+
+    ``compute_dtype`` bfloat16 runs the layers under autocast while weights stay float32 (the learner), or
+    directly if the weights themselves were cast by `cast_torsos` (acting). Inputs are divided by the
+    environment's scale here, unless ``normalized`` says that they come normalised.
+    """
+
+    def __init__(self, spec: EnvironmentSpec, config: NetworkConfig, normalized: bool = False) -> None:
+        super().__init__()
+        self.compute_dtype = torch.float32
+        self._scale = 1.0 if normalized else 1.0 / spec.observation_scale
+        kind = torso_kind(spec, config)
+        layers = _conv_layers(kind, spec, config) if kind != "mlp" else []
+        with torch.no_grad():
+            flat = nn.Sequential(*layers, nn.Flatten())(torch.zeros(1, *spec.observation_shape)).shape[1]
+        if kind == "mlp":
+            layers += [nn.Flatten(), nn.Linear(flat, config.torso_size), nn.ReLU()]
+            flat = config.torso_size
+        layers += [nn.Flatten(), nn.Linear(flat, config.torso_size), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, observations: Tensor) -> Tensor:
+        weights_cast = next(self.layers.parameters()).dtype != torch.float32
+        x = observations.to(self.compute_dtype) * self._scale
+        autocast = self.compute_dtype != torch.float32 and not weights_cast
+        with torch.autocast(x.device.type, self.compute_dtype, enabled=autocast):
+            return self.layers(x).float()
+
+
+def torso_kind(spec: EnvironmentSpec, config: NetworkConfig) -> str:
+    """ "conv", "small_conv" or "mlp": what ``network.torso`` means for these observations.
+
+    Raises ValueError where a convolution was asked for but cannot be built.
+    """
+    if config.torso == "auto":
+        if not spec.is_image:
+            return "mlp"
+        return "conv" if min(spec.observation_shape[1:]) >= CONV_MIN_PIXELS else "small_conv"
+    if config.torso != "mlp" and not spec.is_image:
+        raise ValueError(f"network.torso {config.torso} needs images, but observations are vectors: use mlp or auto")
+    if config.torso == "conv" and min(spec.observation_shape[1:]) < CONV_MIN_PIXELS:
+        raise ValueError(f"network.torso conv needs images of {CONV_MIN_PIXELS} pixels or more: use small_conv or auto")
+    return config.torso
+
+
+def _conv_layers(kind: str, spec: EnvironmentSpec, config: NetworkConfig) -> list[nn.Module]:
+    channels = spec.observation_shape[0]
+    first, second, third = config.conv_filters
+    if kind == "conv":
+        shapes = [(channels, first, 8, 4, 0), (first, second, 4, 2, 0), (second, third, 3, 1, 0)]
+    else:
+        shapes = [(channels, second, 3, 1, 1), (second, third, 3, 2, 1)]
+    layers: list[nn.Module] = []
+    for inputs, outputs, kernel, stride, padding in shapes:
+        layers += [nn.Conv2d(inputs, outputs, kernel, stride, padding), nn.ReLU()]
+    return layers
+
+
+class QNetwork(nn.Module):
+    """Q(x, a, j) of one reward stream: torso -> LSTM -> dueling heads.
+
+    The LSTM also sees the policy index, the previous action (one-hot; zeros at an episode's start) and both
+    rewards under h, because raw rewards would saturate it.
+    """
+
+    def __init__(self, spec: EnvironmentSpec, num_policies: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.num_actions, self.num_policies, self.lstm_size = spec.num_actions, num_policies, config.lstm_size
+        self.torso = Torso(spec, config)
+        self.lstm = nn.LSTM(config.torso_size + num_policies + spec.num_actions + 2, config.lstm_size)
+        self.value_head = _head(config.lstm_size, config.head_size, 1)
+        self.advantage_head = _head(config.lstm_size, config.head_size, spec.num_actions)
+
+    def forward(
+        self,
+        observations: Tensor,
+        previous_actions: Tensor,
+        extrinsic_rewards: Tensor,
+        intrinsic_rewards: Tensor,
+        policy_index: Tensor,
+        state: RecurrentState,
+    ) -> tuple[Tensor, RecurrentState]:
+        """Q-values [T, B, A] and the state after the last step, for a whole sequence.
+
+        ``observations`` [T, B, *obs]; ``previous_actions`` and both rewards [T, B]; ``policy_index`` [B].
+        """
+        steps, batch = previous_actions.shape
+        features = self.torso(observations.flatten(0, 1)).unflatten(0, (steps, batch))
+        inputs = self._lstm_inputs(
+            features, previous_actions, extrinsic_rewards, intrinsic_rewards, policy_index.expand(steps, batch)
+        )
+        hidden, (h, c) = self.lstm(inputs, (state[0].unsqueeze(0).contiguous(), state[1].unsqueeze(0).contiguous()))
+        return self._heads(hidden), (h.squeeze(0), c.squeeze(0))
+
+    def step(
+        self,
+        observations: Tensor,
+        previous_actions: Tensor,
+        extrinsic_rewards: Tensor,
+        intrinsic_rewards: Tensor,
+        policy_index: Tensor,
+        state: RecurrentState,
+    ) -> tuple[Tensor, RecurrentState]:
+        """`forward` for one step, without the time axis: Q-values [B, A] and the state after it.
+
+        Goes through ``lstm_cell``: one-step ``nn.LSTM`` calls pay milliseconds of set-up on the CPU.
+        """
+        inputs = self._lstm_inputs(
+            self.torso(observations), previous_actions, extrinsic_rewards, intrinsic_rewards, policy_index
+        )
+        w_ih, w_hh, b_ih, b_hh = self.lstm.all_weights[0]
+        h, c = torch.lstm_cell(inputs, state, w_ih, w_hh, b_ih, b_hh)
+        return self._heads(h), (h, c)
+
+    def _lstm_inputs(
+        self,
+        features: Tensor,
+        previous_actions: Tensor,
+        extrinsic_rewards: Tensor,
+        intrinsic_rewards: Tensor,
+        policy_index: Tensor,
+    ) -> Tensor:
+        rewards = torch.stack([extrinsic_rewards, intrinsic_rewards], -1)
+        return torch.cat(
+            [
+                features,
+                F.one_hot(policy_index, self.num_policies).to(features.dtype),
+                F.one_hot(previous_actions - NO_ACTION, self.num_actions + 1)[..., 1:].to(features.dtype),
+                rescale(rewards),
+            ],
+            -1,
+        )
+
+    def _heads(self, hidden: Tensor) -> Tensor:
+        advantages = self.advantage_head(hidden)
+        return self.value_head(hidden) + advantages - advantages.mean(-1, keepdim=True)
+
+
+def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+
+class EmbeddingNetwork(nn.Module):
+    """Controllable states f(x), and the classifier p(a_t | f(x_t), f(x_{t+1})) that trains them.
+
+    NGU section 2 ("Episodic novelty module").
+    """
+
+    def __init__(self, spec: EnvironmentSpec, config: NetworkConfig) -> None:
+        super().__init__()
+        self.torso = Torso(spec, config)
+        self.output = nn.Linear(config.torso_size, config.embedding_size)
+        self.classifier = _head(2 * config.embedding_size, config.embedding_hidden, spec.num_actions)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """f(x): [N, *obs] -> float32 [N, embedding_size]."""
+        return self.output(self.torso(observations))
+
+    def action_logits(self, embeddings: Tensor, next_embeddings: Tensor) -> Tensor:
+        """Logits over the action between two consecutive states; [N, E], [N, E] -> [N, A]."""
+        return self.classifier(torch.cat([embeddings, next_embeddings], -1))
+
+
+class RandomNetworkDistillation(nn.Module):
+    """Life-long novelty: the error of a trained predictor against a fixed random network.
+
+    Burda et al. 2018. Inputs are normalised by ``observation_mean`` and ``observation_std`` (set by the
+    learner from the frames it trains on) and clipped to +-5; without it the target's outputs are all but
+    constant and novelty is silently dead. ``observation_count`` 0 means that nothing was measured yet.
+    """
+
+    INPUT_CLIP = 5.0
+    observation_mean: Tensor
+    observation_std: Tensor
+    observation_count: Tensor
+
+    def __init__(self, spec: EnvironmentSpec, config: NetworkConfig) -> None:
+        super().__init__()
+        self.target = _rnd_network(spec, config)
+        self.predictor = _rnd_network(spec, config)
+        self.target.requires_grad_(False)
+        self.register_buffer("observation_mean", torch.zeros(spec.observation_shape))
+        self.register_buffer("observation_std", torch.ones(spec.observation_shape))
+        self.register_buffer("observation_count", torch.zeros(()))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Mean squared error between predictor and target, [N, *obs] -> float32 [N]."""
+        x = self.normalize(observations)
+        with torch.no_grad():
+            target = self.target(x)
+        return (self.predictor(x) - target).square().mean(-1)
+
+    @torch.no_grad()
+    def observe(self, observations: Tensor) -> None:
+        """Update the per-pixel mean and std with observations [n, *obs]; n = 0 changes nothing."""
+        n = len(observations)
+        if n == 0:
+            return
+        variance, mean = torch.var_mean(observations.float(), 0, correction=0)
+        weight = n / (self.observation_count + n)
+        shift = mean - self.observation_mean
+        # While nothing was measured, std 1 is a placeholder; its weight 1 - n/n is 0.
+        old_variance = self.observation_std.square()
+        new_variance = (1 - weight) * old_variance + weight * variance + weight * (1 - weight) * shift.square()
+        self.observation_std.copy_(new_variance.sqrt())
+        self.observation_mean.add_(weight * shift)
+        self.observation_count.add_(n)
+
+    def normalize(self, observations: Tensor) -> Tensor:
+        # A pixel that never changed has std 0: the floor makes any change of it count as large.
+        x = (observations.float() - self.observation_mean) / self.observation_std.clamp(min=1e-3)
+        return x.clamp(-self.INPUT_CLIP, self.INPUT_CLIP)
+
+
+def _rnd_network(spec: EnvironmentSpec, config: NetworkConfig) -> nn.Sequential:
+    network = nn.Sequential(Torso(spec, config, normalized=True), nn.Linear(config.torso_size, config.rnd_size))
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.orthogonal_(layer.weight, math.sqrt(2))
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    return network
+
+
+class Agent57Networks(nn.Module):
+    """All that acting needs: both Q-networks, the embedding, the RND pair, and the learner's scales.
+
+    ``td_scale`` [2] and ``intrinsic_scale`` [] are 1 unless the normalising options are on (`LossConfig`);
+    they travel with the weights so that actor-side priorities match the learner's.
+    """
+
+    td_scale: Tensor
+    intrinsic_scale: Tensor
+
+    def __init__(self, spec: EnvironmentSpec, num_policies: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.q_ext = QNetwork(spec, num_policies, config)
+        self.q_int = QNetwork(spec, num_policies, config)
+        self.embedding = EmbeddingNetwork(spec, config)
+        self.rnd = RandomNetworkDistillation(spec, config)
+        self.register_buffer("td_scale", torch.ones(2))
+        self.register_buffer("intrinsic_scale", torch.ones(()))
+
+
+def set_torso_dtype(module: nn.Module, dtype: torch.dtype, cast_weights: bool = False) -> None:
+    """Let every torso inside ``module`` compute in ``dtype``; ``cast_weights`` also stores them in it.
+
+    The LSTM and the heads stay float32. Casting is for acting copies; a learner keeps float32 weights.
+    """
+    for torso in module.modules():
+        if isinstance(torso, Torso):
+            torso.compute_dtype = dtype
+            if cast_weights:
+                torso.layers.to(dtype)
+
+
+@torch.no_grad()
+def flatten_weights(module: nn.Module) -> np.ndarray:
+    """All parameters and buffers of ``module`` as one float32 vector: the form in which weights travel."""
+    return torch.cat([tensor.detach().float().reshape(-1) for tensor in module.state_dict().values()]).cpu().numpy()
+
+
+@torch.no_grad()
+def load_flat_weights(module: nn.Module, vector: np.ndarray) -> None:
+    """Copy a vector from `flatten_weights` into ``module``, cast to each tensor's own dtype and device.
+
+    Raises ValueError if it was made from a module of another size.
+    """
+    tensors = list(module.state_dict().values())
+    total = sum(tensor.numel() for tensor in tensors)
+    if vector.shape != (total,):
+        raise ValueError(f"expected {total} weights, got {vector.shape}")
+    # One copy: vectors that come out of shared memory are read-only, and torch warns of those.
+    flat = torch.from_numpy(vector if vector.flags.writeable else vector.copy())
+    for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(values.view(tensor.shape))

@@ -1,0 +1,46 @@
+"""Running mean and variance, of scalars or arrays: of RND errors, RND inputs, TD errors, intrinsic rewards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class RunningMoments:
+    """Mean and variance of everything seen, element by element over arrays of one ``shape``.
+
+    Up to ``horizon`` samples it is the plain running mean and variance; from then on each new sample weighs
+    1/horizon, so old ones fade. float64 numpy.
+    """
+
+    def __init__(self, shape: tuple[int, ...] = (), horizon: float = float("inf")) -> None:
+        self.horizon = horizon
+        self.count = 0.0
+        self.mean = np.zeros(shape)
+        self.variance = np.zeros(shape)
+
+    @property
+    def std(self) -> np.ndarray:
+        return np.sqrt(self.variance)
+
+    def update(self, samples: np.ndarray) -> None:
+        """Add ``samples`` [n, *shape]; n = 0 changes nothing."""
+        samples = np.asarray(samples, np.float64)
+        n = len(samples)
+        if n == 0:
+            return
+        weight = n / min(self.count + n, max(self.horizon, n))
+        shift = samples.mean(0) - self.mean
+        # Chan's parallel formula with the old and new parts weighted (1 - w) and w.
+        self.variance = (1 - weight) * self.variance + weight * samples.var(0) + weight * (1 - weight) * shift**2
+        self.mean = self.mean + weight * shift
+        self.count = min(self.count + n, self.horizon)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "mean": self.mean.copy(), "variance": self.variance.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = float(state["count"])
+        self.mean = np.array(state["mean"], np.float64)
+        self.variance = np.array(state["variance"], np.float64)

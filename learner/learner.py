@@ -1,0 +1,261 @@
+"""One learner: Retrace updates of both Q-networks, then embedding and RND training, on batches it is handed.
+
+Agent57 section 3 and appendix. The learner knows nothing of processes or replay: `update` takes a
+`SequenceBatch` and returns priorities and statistics; `weights` is what actors pull. Called by the learner
+process (`cluster/remotes.py`) or inline by the serial mode.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agent57.config import AgentConfig, require
+from agent57.losses import QLosses, embedding_loss, last_transitions, q_losses, rnd_loss
+from agent57.networks import Agent57Networks, flatten_weights, set_torso_dtype
+from agent57.policy_family import PolicyFamily
+from agent57.structures import EXTRINSIC, INTRINSIC, EnvironmentSpec, SequenceBatch
+
+NET_NAMES = ("extrinsic", "intrinsic")
+SCALE_DECAY = 0.999
+"""Decay per update of the running scales behind ``normalize_td`` and ``normalize_intrinsic``."""
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Optimisation constants (Agent57 appendix)."""
+
+    batch_size: int = 64
+    """Sequences per update."""
+    learning_rate: float = 1e-4
+    """Adam learning rate of both Q-networks."""
+    rnd_learning_rate: float = 5e-4
+    """Adam learning rate of the RND predictor."""
+    embedding_learning_rate: float = 5e-4
+    """Adam learning rate of the embedding and its classifier."""
+    embedding_l2: float = 1e-5
+    """L2 penalty on the embedding's weights."""
+    adam_epsilon: float = 1e-4
+    """Adam epsilon, of all optimizers."""
+    max_grad_norm: float = 40.0
+    """Gradient norm clip, of each network by itself."""
+    target_period: int = 1500
+    """Updates between two hard copies into the target networks."""
+    auxiliary_steps: int = 5
+    """Last transitions of each sequence on which embedding and RND predictor are trained."""
+    torso_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the torsos (autocast; weights stay float32)."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one."""
+    max_bad_updates: int = 20
+    """Updates in a row with a NaN or an infinity after which the run stops; a single one is skipped."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "learner.batch-size must be at least 1")
+        require(self.target_period >= 1, "learner.target-period must be at least 1")
+        require(self.auxiliary_steps >= 1, "learner.auxiliary-steps must be at least 1")
+
+
+class TrainingDiverged(RuntimeError):
+    """Losses or gradients stayed NaN or infinite; the message names the first bad quantity."""
+
+
+@dataclass
+class UpdateResult:
+    """New ``priorities`` float32 [B] of the batch, and ``metrics``, one number per tag.
+
+    A skipped update (NaN or infinity) has ``priorities`` None.
+    """
+
+    priorities: np.ndarray | None
+    metrics: dict[str, float]
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device that ``learner.device`` names."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+class Learner:
+    """Owns online and target networks, three kinds of optimizers, running scales and the update counter.
+
+    Not thread-safe; all methods run on the thread that created it.
+    """
+
+    def __init__(self, agent: AgentConfig, config: LearnerConfig, spec: EnvironmentSpec, seed: int) -> None:
+        self.agent, self.config = agent, config
+        self.device = resolve_device(config.device)
+        family = PolicyFamily(**vars(agent.family))
+        self.betas = torch.tensor(family.betas, dtype=torch.float32, device=self.device)
+        self.discounts = torch.tensor(family.discounts, dtype=torch.float32, device=self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            networks = Agent57Networks(spec, agent.family.num_policies, agent.network)
+        set_torso_dtype(networks, getattr(torch, config.torso_dtype))
+        self.networks = networks.to(self.device)
+        self.targets = nn.ModuleList([copy.deepcopy(networks.q_ext), copy.deepcopy(networks.q_int)])
+        self.targets.requires_grad_(False)
+        self.updates = 0
+        self.bad_updates = 0
+        self._bad_in_a_row = 0
+        self._first_bad = ""
+        self._scale_moments = torch.zeros(3, 2, device=self.device)  # (td_e, td_i, r_i) x (mean, mean square)
+        self._scale_weight = 0.0
+        self._trained = {
+            "extrinsic": networks.q_ext,
+            "intrinsic": networks.q_int,
+            "embedding": networks.embedding,
+            "rnd": networks.rnd.predictor,
+        }
+        self._optimizers = {name: self._adam(name, module) for name, module in self._trained.items()}
+
+    def _adam(self, name: str, module: nn.Module) -> torch.optim.Adam:
+        rates = {"embedding": self.config.embedding_learning_rate, "rnd": self.config.rnd_learning_rate}
+        return torch.optim.Adam(
+            module.parameters(),
+            lr=rates.get(name, self.config.learning_rate),
+            eps=self.config.adam_epsilon,
+            weight_decay=self.config.embedding_l2 if name == "embedding" else 0.0,
+        )
+
+    def update(self, batch: SequenceBatch) -> UpdateResult:
+        """One update of all networks from ``batch`` (numpy or torch).
+
+        Raises TrainingDiverged after ``max_bad_updates`` updates in a row that had to be skipped.
+        """
+        batch = batch.to_torch(self.device)
+        networks = self.networks
+        result = q_losses(
+            (networks.q_ext, networks.q_int),
+            (self.targets[EXTRINSIC], self.targets[INTRINSIC]),
+            batch,
+            self.betas,
+            self.discounts,
+            self.agent.loss,
+            networks.td_scale,
+            networks.intrinsic_scale,
+        )
+        t, b = last_transitions(batch.mask, self.config.auxiliary_steps)
+        observations, arrived = batch.observations[t, b], batch.observations[t + 1, b]
+        embedding, accuracy = embedding_loss(networks.embedding, observations, arrived, batch.actions[t, b])
+        networks.rnd.observe(arrived)
+        rnd = rnd_loss(networks.rnd, arrived)
+
+        for optimizer in self._optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        (result.losses.sum() + embedding + rnd).backward()
+        norms = self._clip_gradients()
+        metrics = self._metrics(result, embedding, accuracy, rnd, norms)
+        if not self._all_finite(metrics):
+            return UpdateResult(None, {"learner/bad_updates": float(self.bad_updates)})
+
+        for optimizer in self._optimizers.values():
+            optimizer.step()
+        self._update_scales(result, batch)
+        self.updates += 1
+        if self.updates % self.config.target_period == 0:
+            self.copy_targets()
+        return UpdateResult(result.priorities.cpu().numpy(), metrics)
+
+    def copy_targets(self) -> None:
+        """Hard copy of both online Q-networks into the target networks."""
+        for target, online in zip(self.targets, (self.networks.q_ext, self.networks.q_int), strict=True):
+            target.load_state_dict(online.state_dict())
+
+    def weights(self) -> np.ndarray:
+        """Everything that actors need, as one float32 vector (see `flatten_weights`)."""
+        return flatten_weights(self.networks)
+
+    def _clip_gradients(self) -> dict[str, Tensor]:
+        return {
+            name: nn.utils.clip_grad_norm_(module.parameters(), self.config.max_grad_norm)
+            for name, module in self._trained.items()
+        }
+
+    def _metrics(
+        self, result: QLosses, embedding: Tensor, accuracy: Tensor, rnd: Tensor, norms: dict[str, Tensor]
+    ) -> dict[str, float]:
+        values: dict[str, Tensor] = {"learner/trace_coefficient": result.mean_trace}
+        for net, name in enumerate(NET_NAMES):
+            td = result.td_errors[net]
+            values[f"learner/{name}_loss"] = result.losses[net]
+            values[f"learner/{name}_mean_q"] = result.mean_q[net]
+            values[f"learner/{name}_max_abs_q"] = result.max_abs_q[net]
+            values[f"learner/{name}_abs_td"] = (td.abs() * result.mask).sum() / result.mask.sum().clamp(min=1)
+            values[f"learner/{name}_grad_norm"] = norms[name]
+        values |= {
+            "learner/embedding_loss": embedding,
+            "learner/embedding_accuracy": accuracy,
+            "learner/embedding_grad_norm": norms["embedding"],
+            "learner/rnd_error": rnd,
+            "learner/rnd_grad_norm": norms["rnd"],
+            "learner/td_scale_extrinsic": self.networks.td_scale[EXTRINSIC],
+            "learner/td_scale_intrinsic": self.networks.td_scale[INTRINSIC],
+            "learner/intrinsic_scale": self.networks.intrinsic_scale,
+        }
+        # One transfer for all numbers: each .item() on a GPU would wait for it by itself.
+        numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
+        return dict(zip(values, numbers, strict=True))
+
+    def _all_finite(self, metrics: dict[str, float]) -> bool:
+        bad = [name for name, value in metrics.items() if not np.isfinite(value)]
+        if not bad:
+            self._bad_in_a_row = 0
+            return True
+        self.bad_updates += 1
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row == 1:
+            self._first_bad = f"{bad[0]} = {metrics[bad[0]]} at update {self.updates}"
+        if self._bad_in_a_row >= self.config.max_bad_updates:
+            raise TrainingDiverged(
+                f"{self._bad_in_a_row} updates in a row had a NaN or an infinity; it began with {self._first_bad}"
+            )
+        return False
+
+    @torch.no_grad()
+    def _update_scales(self, result: QLosses, batch: SequenceBatch) -> None:
+        loss = self.agent.loss
+        if not (loss.normalize_td or loss.normalize_intrinsic):
+            return
+        raw_td = result.td_errors * self.networks.td_scale.view(2, 1, 1)
+        samples = torch.cat([raw_td, batch.intrinsic_rewards[None, 1:]])
+        weight = result.mask / result.mask.sum().clamp(min=1)
+        moments = torch.stack([(samples * weight).sum((1, 2)), (samples.square() * weight).sum((1, 2))], 1)
+        self._scale_moments.lerp_(moments, 1 - SCALE_DECAY)
+        self._scale_weight += (1 - SCALE_DECAY) * (1 - self._scale_weight)
+        mean, mean_square = (self._scale_moments / self._scale_weight).unbind(1)
+        std = (mean_square - mean.square()).clamp(min=0).sqrt().clamp(min=1e-4)
+        if loss.normalize_td:
+            self.networks.td_scale.copy_(std[:2])
+        if loss.normalize_intrinsic:
+            self.networks.intrinsic_scale.copy_(std[2])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next update depends on, apart from the batch."""
+        return {
+            "networks": self.networks.state_dict(),
+            "targets": self.targets.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
+            "scale_moments": self._scale_moments,
+            "scale_weight": self._scale_weight,
+            "updates": self.updates,
+            "bad_updates": self.bad_updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly from ``state``. Raises RuntimeError if it fits other networks."""
+        self.networks.load_state_dict(state["networks"])
+        self.targets.load_state_dict(state["targets"])
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self._scale_moments.copy_(state["scale_moments"])
+        self._scale_weight = state["scale_weight"]
+        self.updates = state["updates"]
+        self.bad_updates = state["bad_updates"]
