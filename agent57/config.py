@@ -85,7 +85,8 @@ class IntrinsicConfig:
     max_lifelong_scale: float = 5.0
     """L, the upper clip of the life-long multiplier alpha."""
     error_horizon: int = 1_000_000
-    """Steps over which a worker averages RND errors: a plain running mean up to this many, then exponential."""
+    """Steps of a worker over which RND errors are averaged: a plain running mean up to this many, then exponential.
+    Much longer than the predictor takes to improve, and old errors keep alpha below 1."""
 
     def __post_init__(self) -> None:
         require(self.num_neighbours >= 1, "intrinsic.num-neighbours must be at least 1")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from agent57.config import AgentConfig, require
 from agent57.losses import QLosses, embedding_loss, last_transitions, q_losses, rnd_loss
-from agent57.networks import Agent57Networks, flatten_weights, set_torso_dtype
+from agent57.networks import Agent57Networks, flatten_weights, load_flat_weights, set_torso_dtype
 from agent57.policy_family import PolicyFamily
 from agent57.structures import EXTRINSIC, INTRINSIC, EnvironmentSpec, SequenceBatch
 
@@ -122,6 +122,7 @@ class Learner:
             module.parameters(),
             lr=rates.get(name, self.config.learning_rate),
             eps=self.config.adam_epsilon,
+            fused=True,
             weight_decay=self.config.embedding_l2 if name == "embedding" else 0.0,
         )
 
@@ -172,6 +173,12 @@ class Learner:
     def weights(self) -> np.ndarray:
         """Everything that actors need, as one float32 vector (see `flatten_weights`)."""
         return flatten_weights(self.networks)
+
+    def load_weights(self, updates: int, vector: np.ndarray) -> None:
+        """Go on from published weights alone, at ``updates``: targets become copies, optimizers start afresh."""
+        load_flat_weights(self.networks, vector)
+        self.copy_targets()
+        self.updates = updates
 
     def _clip_gradients(self) -> dict[str, Tensor]:
         return {

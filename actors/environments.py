@@ -1,0 +1,327 @@
+"""L environments stepped together behind one contract, whatever they are: Atari games or Gymnasium ids.
+
+Agent57 appendix (preprocessing). `actors/lanes.py` steps them; the command line asks `environment_spec` whether
+an environment can be used before it starts any process.
+
+**Next-step autoreset.** The step that ends an episode returns its final observation. The next step ignores that
+lane's action and returns the first observation of a new episode with reward 0 and both flags False: it is a
+reset, not a transition, and must not be learned from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ale_py
+import gymnasium
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.envs.registration import EnvSpec
+
+from actors.reproducible import EpisodeHistory
+from actors.supported_spaces import UnsupportedEnvironment, num_actions, observation_layout
+from agent57.config import require
+from agent57.structures import EnvironmentSpec
+
+gymnasium.register_envs(ale_py)
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig:
+    """How environments are made (Agent57 appendix). All but the last field concern Atari only."""
+
+    full_action_set: bool = True
+    """Atari: all 18 actions; otherwise the game's minimal set."""
+    frame_skip: int = 4
+    """Atari: emulator frames per action; the observation is the maximum of the last two."""
+    noop_max: int = 30
+    """Atari: an episode begins with 0 to this many no-op frames, chosen at random."""
+    max_frames: int = 108_000
+    """Atari: emulator frames after which an episode is truncated (30 minutes of play)."""
+    sticky_actions: float = 0.0
+    """Atari: probability that the emulator repeats the previous action instead."""
+    max_episode_steps: int | None = None
+    """Other environments: steps after which an episode is truncated; None keeps the registered limit."""
+
+    def __post_init__(self) -> None:
+        require(self.frame_skip >= 1, "environment.frame-skip must be at least 1")
+        require(self.noop_max >= 0, "environment.noop-max must not be negative")
+        require(self.max_frames >= 1, "environment.max-frames must be at least 1")
+        require(0 <= self.sticky_actions < 1, "environment.sticky-actions must lie in [0, 1)")
+        require(
+            self.max_episode_steps is None or self.max_episode_steps >= 1,
+            "environment.max-episode-steps must be at least 1",
+        )
+
+
+@dataclass
+class EnvironmentStep:
+    """What one step of all lanes brought, in arrays of their own.
+
+    ``observations`` [L, *obs] of the spec's dtype; ``rewards`` float32 [L]; ``terminated``, ``truncated`` bool [L].
+    """
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
+def environment_spec(env_id: str, config: EnvironmentConfig) -> EnvironmentSpec:
+    """Shapes of the environment, found by making one; raises UnsupportedEnvironment if it cannot be used."""
+    lanes = _make_lanes(env_id, 1, config, num_threads=1)
+    lanes.close()
+    return lanes.spec
+
+
+def frames_per_step(env_id: str, config: EnvironmentConfig) -> int:
+    """Emulator frames per environment step: the frame skip on Atari, 1 elsewhere."""
+    return 1 if atari_rom(env_id) is None else config.frame_skip
+
+
+def atari_rom(env_id: str) -> str | None:
+    """ROM name such as "montezuma_revenge" if ``env_id`` is an Atari game, else None."""
+    registered = _registered(env_id)
+    return registered.kwargs["game"] if registered.entry_point == "ale_py.env:AtariEnv" else None
+
+
+class LaneEnvironments:
+    """L environments of one worker, with next-step autoreset (see the module).
+
+    ``env_id`` is a Gymnasium id, or `module:EnvId` to import the module that registers it. Atari ids carry settings
+    of their own (`ALE/Pong-v5`: sticky actions of 0.25); ``config`` overrides them all. Seeds are given once, at the
+    first reset; with ``reproducible`` every episode gets its own (an Atari reset then takes 80 ms instead of 4), and
+    `state_dict` works. ``num_threads`` are the emulator's; other environments are stepped one after the other.
+    An exception out of an environment passes through with a note that names the environment and, off Atari, the lane.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        num_lanes: int,
+        seed: int,
+        config: EnvironmentConfig,
+        reproducible: bool = False,
+        num_threads: int = 1,
+    ) -> None:
+        self.env_id, self.num_lanes, self.reproducible = env_id, num_lanes, reproducible
+        self._lanes = _make_lanes(env_id, num_lanes, config, num_threads)
+        self.spec = self._lanes.spec
+        self._history = EpisodeHistory(seed, num_lanes)
+        self._observations = np.zeros((num_lanes, *self.spec.observation_shape), self.spec.observation_dtype)
+        self._ended = np.zeros(num_lanes, np.bool_)
+
+    def reset(self) -> np.ndarray:
+        """First observations [L, *obs] of new episodes in all lanes; called again, it abandons the current ones."""
+        everywhere = np.ones(self.num_lanes, np.bool_)
+        self._observations = self._lanes.reset(self._history.begin(everywhere), everywhere)
+        self._ended = ~everywhere
+        return self._observations
+
+    def step(self, actions: np.ndarray) -> EnvironmentStep:
+        """Result of one action per lane, int64 [L]; an action out of range raises ValueError."""
+        # The emulator's threads never answer an action they do not know.
+        if not ((actions >= 0) & (actions < self.spec.num_actions)).all():
+            raise ValueError(f"{self.env_id} has actions 0 to {self.spec.num_actions - 1}, got {actions}")
+        result = self._lanes.step(actions)
+        if self.reproducible:
+            begins = self._ended
+            self._history.record(actions, ~begins)
+            if begins.any():
+                seeds = self._history.begin(begins)
+                result.observations[begins] = self._lanes.reset(seeds, begins)[begins]
+        self._observations = result.observations
+        self._ended = result.terminated | result.truncated
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where every lane stands: seeds, the actions of the current episodes, checksums of the observations."""
+        require(self.reproducible, "only LaneEnvironments(reproducible=True) can be saved and restored")
+        return {
+            "env_id": self.env_id,
+            "history": self._history.state_dict(),
+            "ended": self._ended.copy(),
+            "checksums": self._checksums(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Bring every lane back by playing its current episode again.
+
+        Raises ValueError if ``state`` belongs to another environment or number of lanes, RuntimeError if a lane
+        ends up elsewhere than it was saved.
+        """
+        require(self.reproducible, "only LaneEnvironments(reproducible=True) can be saved and restored")
+        saved_id, saved_lanes = state["env_id"], len(state["ended"])
+        if (saved_id, saved_lanes) != (self.env_id, self.num_lanes):
+            raise ValueError(
+                f"the saved state is of {saved_lanes} lanes of {saved_id}, not {self.num_lanes} of {self.env_id}"
+            )
+        self._history.load_state_dict(state["history"])
+        if not self._history.episodes.any():
+            return
+        self._observations, self._ended = self._history.replay(self._lanes)
+        differs = (self._checksums() != state["checksums"]) | (self._ended != state["ended"])
+        if differs.any():
+            raise RuntimeError(
+                f"{self.env_id}, lane {int(np.flatnonzero(differs)[0])}: playing the episode again led elsewhere, so "
+                "it cannot be resumed exactly; either the environment is not deterministic given its seed, or its "
+                "version or settings have changed since the state was saved"
+            )
+
+    def close(self) -> None:
+        """Release the environments; the object is of no use afterwards."""
+        self._lanes.close()
+
+    def _checksums(self) -> np.ndarray:
+        return np.array([zlib.crc32(observation.tobytes()) for observation in self._observations], np.int64)
+
+
+class _AtariLanes:
+    """Atari games in the C++ vector environment: preprocessing as in the paper, one 84 x 84 grey frame, no stack."""
+
+    def __init__(self, env_id: str, rom: str, num_lanes: int, config: EnvironmentConfig, num_threads: int) -> None:
+        self._env_id = env_id
+        self._vector = AtariVectorEnv(
+            rom,
+            num_lanes,
+            num_threads=num_threads,
+            max_num_frames_per_episode=config.max_frames,
+            repeat_action_probability=config.sticky_actions,
+            full_action_space=config.full_action_set,
+            autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP,
+            img_height=84,
+            img_width=84,
+            grayscale=True,
+            stack_num=1,
+            frameskip=config.frame_skip,
+            maxpool=True,
+            noop_max=config.noop_max,
+            episodic_life=False,
+            reward_clipping=False,
+            use_fire_reset=False,
+        )
+        self.spec = EnvironmentSpec((1, 84, 84), "uint8", 255.0, int(self._vector.single_action_space.n))
+
+    def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        # The first reset must not name lanes, even if it names them all.
+        options = None if lanes.all() else {"reset_mask": lanes}
+        observations, _ = self._vector.reset(seed=seeds, options=options)
+        return observations
+
+    def step(self, actions: np.ndarray) -> EnvironmentStep:
+        with _naming(self._env_id):
+            observations, rewards, terminated, truncated, _ = self._vector.step(actions)
+        return EnvironmentStep(observations, rewards.astype(np.float32), terminated, truncated)
+
+    def close(self) -> None:
+        self._vector.close()
+        # The emulators and their threads go with the last reference.
+        del self._vector.ale
+
+
+class _GymnasiumLanes:
+    """Any other environment, one instance per lane.
+
+    A plain loop rather than Gymnasium's vector environments: it knows which lane raised, resets lanes one by one,
+    and does not depend on how a package's own vector environment seeds, truncates or resets.
+    """
+
+    def __init__(self, env_id: str, registered: EnvSpec, num_lanes: int, config: EnvironmentConfig) -> None:
+        self._env_id = env_id
+        limit = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
+        try:
+            self._environments = [
+                gymnasium.make(registered, disable_env_checker=True, **limit) for _ in range(num_lanes)
+            ]
+        except (gymnasium.error.Error, ImportError) as error:
+            raise UnsupportedEnvironment(f"{env_id} cannot be made: {error}") from error
+        space, actions = self._environments[0].observation_space, self._environments[0].action_space
+        shape, dtype, scale, self._convert = observation_layout(env_id, space)
+        self.spec = EnvironmentSpec(shape, dtype, scale, num_actions(env_id, actions))
+        self._first_action = int(actions.start)
+        self._ended = np.zeros(num_lanes, np.bool_)
+
+    def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        observations = self._empty_observations()
+        for lane, seed in zip(np.flatnonzero(lanes), seeds, strict=True):
+            with _naming(f"{self._env_id}, lane {lane}"):
+                observation, _ = self._environments[lane].reset(seed=int(seed))
+                observations[lane] = self._convert(observation)
+        self._ended = self._ended & ~lanes
+        return observations
+
+    def step(self, actions: np.ndarray) -> EnvironmentStep:
+        observations = self._empty_observations()
+        rewards = np.zeros(len(observations), np.float32)
+        terminated, truncated = np.zeros((2, len(observations)), np.bool_)
+        for lane, environment in enumerate(self._environments):
+            with _naming(f"{self._env_id}, lane {lane}"):
+                if self._ended[lane]:
+                    observation, _ = environment.reset()
+                else:
+                    action = int(actions[lane]) + self._first_action
+                    observation, rewards[lane], terminated[lane], truncated[lane], _ = environment.step(action)
+                observations[lane] = self._convert(observation)
+        self._ended = terminated | truncated
+        return EnvironmentStep(observations, rewards, terminated, truncated)
+
+    def close(self) -> None:
+        for environment in self._environments:
+            environment.close()
+
+    def _empty_observations(self) -> np.ndarray:
+        return np.zeros((len(self._environments), *self.spec.observation_shape), self.spec.observation_dtype)
+
+
+def _make_lanes(
+    env_id: str, num_lanes: int, config: EnvironmentConfig, num_threads: int
+) -> _AtariLanes | _GymnasiumLanes:
+    registered, rom = _registered(env_id), atari_rom(env_id)
+    if rom is not None:
+        return _AtariLanes(env_id, rom, num_lanes, config, num_threads)
+    return _GymnasiumLanes(env_id, registered, num_lanes, config)
+
+
+def _registered(env_id: str) -> EnvSpec:
+    """Gymnasium's entry for ``env_id``, importing its module first if it is written `module:EnvId`."""
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except (ImportError, ValueError) as error:
+            raise UnsupportedEnvironment(
+                f"the module of {env_id} cannot be imported ({error}); install it or put its folder on PYTHONPATH"
+            ) from error
+    try:
+        return gymnasium.spec(name)
+    except gymnasium.error.Error:
+        raise UnsupportedEnvironment(f"no environment is called {name!r}; {_suggestion(name)}") from None
+
+
+def _suggestion(name: str) -> str:
+    """ "did you mean ...?", from the registered ids that look most like ``name``."""
+    # Later versions of an environment overwrite earlier ones; ALE/Pong-v5 is found as "pong" too.
+    spellings: dict[str, str] = {}
+    for registered in gymnasium.registry.values():
+        spellings[registered.id.lower()] = spellings[registered.name.lower()] = registered.id
+    close = difflib.get_close_matches(name.lower(), spellings, n=5)
+    ids = list(dict.fromkeys(spellings[spelling] for spelling in close))[:3]
+    if not ids:
+        return "give a registered id such as ALE/Pong-v5, or module:EnvId to import the module that registers it"
+    return f"did you mean {' or '.join(ids)}?"
+
+
+@contextmanager
+def _naming(culprit: str) -> Iterator[None]:
+    """Let exceptions through with a note that ``culprit`` raised them."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"raised by {culprit}")
+        raise

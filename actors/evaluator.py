@@ -1,0 +1,149 @@
+"""Measures how well the agent plays: greedy episodes with a bandit of their own, apart from training.
+
+Agent57 section 3.2 and appendix ("Evaluator"): epsilon 0.01, its own bandit over policies (window 3600,
+epsilon 0.01), and the score is that of the greedy arm. Called by the supervisor round by round, and by
+``launch.py eval`` with one fixed policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actors.environments import EnvironmentConfig, LaneEnvironments
+from actors.lanes import Lanes
+from actors.rollout import Episode
+from agent57.bandit import SlidingWindowUCB
+from agent57.config import AgentConfig, require
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Greedy evaluation during training (Agent57 appendix)."""
+
+    episodes: int = 8
+    """Episodes of one round, played side by side."""
+    period_env_frames: int = 1_000_000
+    """Environment frames of training between the starts of two rounds; 0 turns evaluation off."""
+    epsilon: float = 0.01
+    """Epsilon of the evaluated policies."""
+    bandit_window: int = 3600
+    """Episodes that the evaluator's bandit remembers."""
+    bandit_epsilon: float = 0.01
+    """Probability of a random policy in an evaluated episode."""
+    ucb_bonus: float = 1.0
+    """Exploration bonus of the evaluator's bandit."""
+
+    def __post_init__(self) -> None:
+        require(self.episodes >= 1, "evaluation.episodes must be at least 1")
+        require(self.period_env_frames >= 0, "evaluation.period-env-frames must not be negative")
+        require(0 <= self.epsilon <= 1, "evaluation.epsilon must lie in [0, 1]")
+
+
+class Evaluator:
+    """Plays rounds of ``episodes`` episodes, one per lane, with fixed weights during a round.
+
+    `begin` starts a round; `play` advances it a bounded number of steps, so that its caller stays responsive.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        agent: AgentConfig,
+        evaluation: EvaluationConfig,
+        environment: EnvironmentConfig,
+        seed: int,
+        torso_dtype: str = "float32",
+        reproducible: bool = False,
+        num_lanes: int | None = None,
+    ) -> None:
+        self.num_lanes = num_lanes or evaluation.episodes
+        lanes_seed, environments_seed, bandit_seed = np.random.SeedSequence([seed, 57]).generate_state(3)
+        environments = LaneEnvironments(env_id, self.num_lanes, int(environments_seed), environment, reproducible)
+        epsilons = np.full(self.num_lanes, evaluation.epsilon)
+        self.lanes = Lanes(agent, environments, epsilons, int(lanes_seed), torso_dtype)
+        self.bandit = SlidingWindowUCB(
+            agent.family.num_policies,
+            evaluation.bandit_window,
+            evaluation.bandit_epsilon,
+            evaluation.ucb_bonus,
+            np.random.default_rng(int(bandit_seed)),
+        )
+        self._arms = np.zeros(self.num_lanes, np.int64)
+        self._returns = np.zeros((self.num_lanes, 2))
+        self._lengths = np.zeros(self.num_lanes, np.int64)
+        self._playing = np.zeros(self.num_lanes, np.bool_)
+
+    def set_weights(self, version: int, vector: np.ndarray) -> None:
+        self.lanes.set_weights(version, vector)
+
+    def begin(self, favourite_arm: int) -> None:
+        """Start a round: even lanes play what this bandit selects, odd lanes training's favourite policy.
+
+        Training has fresh returns of every policy, this bandit has few; the odd lanes keep it up to date.
+        """
+        arms = [favourite_arm if lane % 2 else self.bandit.select() for lane in range(self.num_lanes)]
+        self.begin_with(arms)
+
+    def begin_with(self, arms: list[int]) -> None:
+        """Start a round in which lane l plays policy ``arms[l]``."""
+        self.lanes.restart()
+        self._arms[:] = arms
+        self._returns[:] = 0
+        self._lengths[:] = 0
+        self._playing[:] = True
+
+    @property
+    def playing(self) -> bool:
+        """Whether an episode of the current round is still going on."""
+        return bool(self._playing.any())
+
+    def play(self, max_steps: int) -> list[Episode]:
+        """Advance the round by at most ``max_steps`` steps; returns its episodes that ended meanwhile."""
+        episodes: list[Episode] = []
+        for _ in range(max_steps):
+            if not self.playing:
+                break
+            step = self.lanes.step(lambda lane: int(self._arms[lane]))
+            moved = self._playing & ~step.starts
+            self._returns[moved, 0] += step.extrinsic_rewards[moved]
+            self._returns[moved, 1] += step.intrinsic_rewards[moved]
+            self._lengths[moved] += 1
+            for lane in np.flatnonzero(self._playing & step.ends):
+                episodes.append(self._finish(int(lane)))
+        return episodes
+
+    def _finish(self, lane: int) -> Episode:
+        self._playing[lane] = False
+        episode = Episode(
+            lane=lane,
+            policy_index=int(self._arms[lane]),
+            epsilon=float(self.lanes.epsilons[lane]),
+            extrinsic_return=float(self._returns[lane, 0]),
+            intrinsic_return=float(self._returns[lane, 1]),
+            length=int(self._lengths[lane]),
+        )
+        self.bandit.update(episode.policy_index, episode.extrinsic_return)
+        return episode
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything; needs ``reproducible`` environments."""
+        return {
+            "lanes": self.lanes.state_dict(),
+            "bandit": self.bandit.state_dict(),
+            "arms": self._arms.copy(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+            "playing": self._playing.copy(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly from ``state``."""
+        self.lanes.load_state_dict(state["lanes"])
+        self.bandit.load_state_dict(state["bandit"])
+        self._arms = state["arms"].copy()
+        self._returns = state["returns"].copy()
+        self._lengths = state["lengths"].copy()
+        self._playing = state["playing"].copy()

@@ -1,0 +1,259 @@
+"""Steps L lanes together: intrinsic rewards, both Q-networks, epsilon-greedy actions, environments.
+
+Agent57 section 3 and appendix, NGU section 2. A lane is what the paper calls an actor: one environment with
+its own epsilon, policy index, recurrent states and episodic memory; here L of them share batched forward
+passes. Used by the rollout worker (`rollout.py`) and the evaluator (`evaluator.py`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actors.embedding_versions import EmbeddingVersions
+from actors.environments import LaneEnvironments
+from agent57.config import AgentConfig
+from agent57.intrinsic_reward import EpisodicMemory, LifelongNovelty, combine
+from agent57.networks import Agent57Networks, load_flat_weights, set_torso_dtype
+from agent57.policy_family import PolicyFamily
+from agent57.rescaling import combine_q
+from agent57.structures import EXTRINSIC, INTRINSIC, NO_ACTION
+
+
+@dataclass
+class LaneStep:
+    """Step t of every lane, by the step convention of `agent57/structures.py`.
+
+    ``observations`` [L, *obs]; ``previous_actions``, ``actions`` int64 [L]; ``behaviour_probs`` and the
+    rewards that arrived float32 [L]; ``q`` float32 [L, 2, A] (extrinsic, intrinsic);
+    ``recurrent_state`` float32 [2, 2, L, H] before the step. ``starts``: the observation is an episode's
+    first; ``ends``: it is its final one, so the action is never taken; ``terminated``: it is terminal.
+    ``episodic`` and ``alpha`` are the factors of ``intrinsic_rewards``, ``rnd_errors`` what alpha came from
+    (NaN while RND inputs cannot be normalised yet).
+    """
+
+    observations: np.ndarray
+    previous_actions: np.ndarray
+    extrinsic_rewards: np.ndarray
+    intrinsic_rewards: np.ndarray
+    policy_index: np.ndarray
+    recurrent_state: np.ndarray
+    q: np.ndarray
+    actions: np.ndarray
+    behaviour_probs: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    terminated: np.ndarray
+    episodic: np.ndarray
+    alpha: np.ndarray
+    rnd_errors: np.ndarray
+
+
+class Lanes:
+    """All state of L lanes; `step` advances every lane by one observation.
+
+    Environments reset on the step after an episode's end: that step's action is ignored, and what arrives is
+    the next episode's first observation, which is no transition. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        agent: AgentConfig,
+        environments: LaneEnvironments,
+        epsilons: np.ndarray,
+        seed: int,
+        torso_dtype: str = "float32",
+        device: str = "cpu",
+    ) -> None:
+        self.agent, self.environments, self.epsilons = agent, environments, epsilons
+        self.num_lanes = len(epsilons)
+        self.device = torch.device(device)
+        self.weights_version = -1
+        self._rng = np.random.default_rng(seed)
+        self._betas = torch.tensor(PolicyFamily(**vars(agent.family)).betas, dtype=torch.float32, device=self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            networks = Agent57Networks(environments.spec, agent.family.num_policies, agent.network)
+        set_torso_dtype(networks, getattr(torch, torso_dtype), cast_weights=torso_dtype != "float32")
+        self.networks = networks.to(self.device).requires_grad_(False)
+        second = copy.deepcopy(networks.embedding)
+        self._embeddings = EmbeddingVersions((copy.deepcopy(networks.embedding), second), self.num_lanes)
+        intrinsic = agent.intrinsic
+        self.memory = EpisodicMemory(
+            self.num_lanes,
+            intrinsic.memory_capacity,
+            agent.network.embedding_size,
+            intrinsic.num_neighbours,
+            intrinsic.kernel_epsilon,
+            intrinsic.cluster_distance,
+            intrinsic.pseudo_count,
+            intrinsic.max_similarity,
+            intrinsic.distance_decay,
+        )
+        self.novelty = LifelongNovelty(intrinsic.error_horizon)
+        self.policy_index = np.zeros(self.num_lanes, np.int64)
+        self.restart()
+
+    def restart(self) -> None:
+        """Abandon all episodes and begin new ones."""
+        lanes = self.num_lanes
+        self._observations = self.environments.reset()
+        self._previous_actions = np.full(lanes, NO_ACTION, np.int64)
+        self._extrinsic_rewards = np.zeros(lanes, np.float32)
+        self._starts = np.ones(lanes, np.bool_)
+        self._ends = np.zeros(lanes, np.bool_)
+        self._terminated = np.zeros(lanes, np.bool_)
+        # [net, h/c, L, H]
+        self._recurrent = torch.zeros(2, 2, lanes, self.agent.network.lstm_size, device=self.device)
+
+    def set_weights(self, version: int, vector: np.ndarray) -> None:
+        """Act with these weights (see `flatten_weights`) from the next step on."""
+        load_flat_weights(self.networks, vector)
+        self._embeddings.offer(self.networks.embedding.state_dict())
+        self.weights_version = version
+
+    @torch.no_grad()
+    def step(self, choose_policy: Callable[[int], int]) -> LaneStep:
+        """Act once in every lane; ``choose_policy(lane)`` names the policy of each episode that begins now."""
+        if self._starts.any():
+            self._begin_episodes(choose_policy)
+        observations = torch.from_numpy(self._observations).to(self.device)
+        intrinsic_rewards, episodic, alpha, rnd_errors = self._intrinsic_rewards(observations)
+        recurrent = self._recurrent
+        q, self._recurrent = self._q_values(observations, intrinsic_rewards, recurrent)
+        actions, behaviour_probs = self._choose_actions(q)
+        taken = LaneStep(
+            observations=self._observations,
+            previous_actions=self._previous_actions,
+            extrinsic_rewards=self._extrinsic_rewards,
+            intrinsic_rewards=intrinsic_rewards,
+            policy_index=self.policy_index.copy(),
+            recurrent_state=recurrent.cpu().numpy(),
+            q=q.transpose(0, 1).cpu().numpy(),
+            actions=actions,
+            behaviour_probs=behaviour_probs,
+            starts=self._starts,
+            ends=self._ends,
+            terminated=self._terminated,
+            episodic=episodic,
+            alpha=alpha,
+            rnd_errors=rnd_errors,
+        )
+        arrived = self.environments.step(actions)
+        self._observations = arrived.observations
+        self._previous_actions = actions
+        self._extrinsic_rewards = arrived.rewards
+        self._starts = taken.ends
+        self._ends = arrived.terminated | arrived.truncated
+        self._terminated = arrived.terminated
+        return taken
+
+    def _begin_episodes(self, choose_policy: Callable[[int], int]) -> None:
+        starts = self._starts
+        for lane in np.flatnonzero(starts):
+            self.policy_index[lane] = choose_policy(int(lane))
+        self._previous_actions = np.where(starts, NO_ACTION, self._previous_actions)
+        self._extrinsic_rewards = np.where(starts, np.float32(0), self._extrinsic_rewards)
+        self._recurrent = self._recurrent * torch.from_numpy(~starts).to(self.device).view(1, 1, -1, 1)
+        self.memory.reset(starts)
+        self._embeddings.start_episodes(starts)
+
+    def _intrinsic_rewards(self, observations: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(r^i, episodic part, alpha, RND error) of what just arrived, each [L]; 0 at an episode's start."""
+        episodic = self.memory.bonus(self._embeddings.embed(observations).cpu().numpy())
+        if float(self.networks.rnd.observation_count) == 0:
+            alpha, errors = np.ones(self.num_lanes, np.float32), np.full(self.num_lanes, np.nan, np.float32)
+        else:
+            errors = self.networks.rnd(observations).cpu().numpy()
+            alpha = self.novelty.multiplier(errors)
+        rewards = combine(episodic, alpha, self.agent.intrinsic.max_lifelong_scale)
+        return np.where(self._starts, np.float32(0), rewards), episodic, alpha, errors
+
+    def _q_values(
+        self, observations: Tensor, intrinsic_rewards: np.ndarray, recurrent: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(Q-values [2, L, A], recurrent states after the step [2, 2, L, H])."""
+        inputs = [
+            torch.from_numpy(array).to(self.device)
+            for array in (self._previous_actions, self._extrinsic_rewards, intrinsic_rewards, self.policy_index)
+        ]
+        values, states = [], []
+        for net, network in ((EXTRINSIC, self.networks.q_ext), (INTRINSIC, self.networks.q_int)):
+            q, (h, c) = network.step(observations, *inputs, (recurrent[net, 0], recurrent[net, 1]))
+            values.append(q)
+            states.append(torch.stack([h, c]))
+        return torch.stack(values), torch.stack(states)
+
+    def _choose_actions(self, q: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """(epsilon-greedy actions int64 [L], their behaviour probabilities float32 [L]) from Q-values [2, L, A].
+
+        A random draw may be the greedy action, so mu comes from the full epsilon-greedy distribution.
+        """
+        loss = self.agent.loss
+        beta = self._betas[torch.from_numpy(self.policy_index).to(self.device)].unsqueeze(-1)
+        combined = combine_q(q[EXTRINSIC], q[INTRINSIC], beta, loss.mix, loss.rescale_epsilon)
+        greedy = combined.argmax(-1).cpu().numpy()
+        num_actions = combined.shape[-1]
+        explores = self._rng.random(self.num_lanes) < self.epsilons
+        actions = np.where(explores, self._rng.integers(num_actions, size=self.num_lanes), greedy)
+        probs = self.epsilons / num_actions + (1 - self.epsilons) * (actions == greedy)
+        return actions, probs.astype(np.float32)
+
+    def running_state(self) -> dict[str, Any]:
+        """The small part of the state that outlives episodes: running moments of novelty and of distances."""
+        memory = self.memory.state_dict()
+        return {
+            "novelty": self.novelty.moments.state_dict(),
+            "distance_sum": memory["distance_sum"],
+            "distance_weight": memory["distance_weight"],
+        }
+
+    def load_running_state(self, state: dict[str, Any]) -> None:
+        """Take over another life's running moments, e.g. those of the worker that this one replaces."""
+        self.novelty.moments.load_state_dict(state["novelty"])
+        memory = self.memory.state_dict()
+        if state["distance_sum"].shape == memory["distance_sum"].shape:
+            memory |= {key: state[key] for key in ("distance_sum", "distance_weight")}
+            self.memory.load_state_dict(memory)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything; needs environments made with ``reproducible=True``."""
+        return {
+            "networks": self.networks.state_dict(),
+            "embeddings": self._embeddings.state_dict(),
+            "memory": self.memory.state_dict(),
+            "novelty": self.novelty.moments.state_dict(),
+            "environments": self.environments.state_dict(),
+            "weights_version": self.weights_version,
+            "policy_index": self.policy_index.copy(),
+            "observations": self._observations,
+            "previous_actions": self._previous_actions,
+            "extrinsic_rewards": self._extrinsic_rewards,
+            "starts": self._starts,
+            "ends": self._ends,
+            "terminated": self._terminated,
+            "recurrent": self._recurrent,
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly from ``state``."""
+        self.networks.load_state_dict(state["networks"])
+        self._embeddings.load_state_dict(state["embeddings"])
+        self.memory.load_state_dict(state["memory"])
+        self.novelty.moments.load_state_dict(state["novelty"])
+        self.environments.load_state_dict(state["environments"])
+        self.weights_version = state["weights_version"]
+        self.policy_index = state["policy_index"].copy()
+        self._observations = state["observations"]
+        self._previous_actions = state["previous_actions"]
+        self._extrinsic_rewards = state["extrinsic_rewards"]
+        self._starts, self._ends, self._terminated = state["starts"], state["ends"], state["terminated"]
+        self._recurrent = state["recurrent"].to(self.device)
+        self._rng.bit_generator.state = state["rng"]

@@ -1,0 +1,256 @@
+"""A rollout worker: lanes that play with the policies they are told, and hand out prioritized sequences.
+
+Agent57 appendix ("Distributed setting"); priorities of new sequences come from the learner's own functions
+on the Q-values seen while acting (R2D2 section 2.3). The supervisor sends it requests, through
+`cluster/remotes.py` or inline in the serial mode.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from actors.environments import EnvironmentConfig, LaneEnvironments
+from actors.lanes import Lanes, LaneStep
+from actors.sequence_builder import BuiltSequence, SequenceBuilder
+from agent57.config import AgentConfig, require
+from agent57.losses import sequence_priorities, td_errors
+from agent57.policy_family import PolicyFamily, lane_epsilons
+from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """How lanes act (Agent57 appendix)."""
+
+    epsilon_base: float = 0.4
+    """Epsilon of the most random lane; lane l of L has base^(1 + alpha l / (L - 1))."""
+    epsilon_alpha: float = 8.0
+    """Spread of the epsilons over lanes."""
+    steps_per_request: int = 100
+    """Steps of each lane between two pulls of weights; also the size of one request to a worker."""
+    torso_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the torsos while acting; the LSTM and the heads stay float32."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.epsilon_base <= 1, "actor.epsilon-base must lie in (0, 1]")
+        require(self.steps_per_request >= 1, "actor.steps-per-request must be at least 1")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode as it was really played; ``lane`` counts over the whole run."""
+
+    lane: int
+    policy_index: int
+    epsilon: float
+    extrinsic_return: float
+    intrinsic_return: float
+    length: int
+
+
+@dataclass
+class Rollout:
+    """What a request yielded. ``new_steps`` int64 [n] and ``priorities`` float32 [n] belong to ``sequences``.
+
+    ``env_steps`` counts transitions (resets are none). ``metrics`` are means over the request.
+    ``arms_left`` [L]: how many prefetched policies each lane still holds.
+    """
+
+    sequences: list[Sequence]
+    priorities: np.ndarray
+    new_steps: np.ndarray
+    env_steps: int
+    episodes: list[Episode]
+    metrics: dict[str, float]
+    arms_left: list[int]
+    weights_version: int
+
+
+class RolloutWorker:
+    """L lanes of one process, lanes ``first_lane``.. of ``total_lanes`` in the run.
+
+    ``reproducible`` environments make `state_dict` complete, at the price of slower resets (serial mode).
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        agent: AgentConfig,
+        actor: ActorConfig,
+        environment: EnvironmentConfig,
+        first_lane: int,
+        num_lanes: int,
+        total_lanes: int,
+        seed: int,
+        reproducible: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        self.agent, self.actor, self.first_lane, self.num_lanes = agent, actor, first_lane, num_lanes
+        lanes_seed, environments_seed = np.random.SeedSequence([seed, first_lane]).generate_state(2)
+        environments = LaneEnvironments(env_id, num_lanes, int(environments_seed), environment, reproducible)
+        epsilons = lane_epsilons(total_lanes, actor.epsilon_base, actor.epsilon_alpha)
+        self.lanes = Lanes(
+            agent,
+            environments,
+            epsilons[first_lane : first_lane + num_lanes],
+            int(lanes_seed),
+            actor.torso_dtype,
+            device,
+        )
+        self.spec = environments.spec
+        self._builder = SequenceBuilder(self.spec, agent.sequence, num_lanes, agent.network.lstm_size)
+        family = PolicyFamily(**vars(agent.family))
+        self._betas = torch.tensor(family.betas, dtype=torch.float32)
+        self._discounts = torch.tensor(family.discounts, dtype=torch.float32)
+        self._arms: list[deque[int]] = [deque() for _ in range(num_lanes)]
+        self._returns = np.zeros((num_lanes, 2))
+        self._lengths = np.zeros(num_lanes, np.int64)
+        self._reused_arms = 0
+
+    def set_weights(self, version: int, vector: np.ndarray) -> None:
+        """Act with these weights from the next step on."""
+        self.lanes.set_weights(version, vector)
+
+    def rollout(self, num_steps: int, arms: list[list[int]]) -> Rollout:
+        """Act ``num_steps`` times in every lane.
+
+        ``arms[l]`` is appended to the policies that lane l plays next, one per episode. A lane that runs out
+        plays its last policy again, which counts as a pull of that policy.
+        """
+        for queue, more in zip(self._arms, arms, strict=True):
+            queue.extend(more)
+        built: list[BuiltSequence] = []
+        episodes: list[Episode] = []
+        tally = _Tally()
+        self._reused_arms = 0
+        start = time.perf_counter()
+        for _ in range(num_steps):
+            step = self.lanes.step(self._next_arm)
+            built += self._builder.append(step)
+            episodes += self._count(step)
+            tally.add(step)
+        acting_seconds = time.perf_counter() - start
+        priorities = self._priorities(built)
+        env_steps = tally.transitions
+        metrics = tally.means() | {
+            "actor/reused_arms": float(self._reused_arms),
+            "actor/acting_seconds": acting_seconds,
+            "actor/priority_seconds": time.perf_counter() - start - acting_seconds,
+            "actor/memory_entries": float(self.lanes.memory.sizes.mean()),
+        }
+        return Rollout(
+            sequences=[item.sequence for item in built],
+            priorities=priorities,
+            new_steps=np.array([item.new_steps for item in built], np.int64),
+            env_steps=env_steps,
+            episodes=episodes,
+            metrics=metrics,
+            arms_left=[len(queue) for queue in self._arms],
+            weights_version=self.lanes.weights_version,
+        )
+
+    def _next_arm(self, lane: int) -> int:
+        if self._arms[lane]:
+            return self._arms[lane].popleft()
+        self._reused_arms += 1
+        return int(self.lanes.policy_index[lane])
+
+    def _count(self, step: LaneStep) -> list[Episode]:
+        """Add up returns (undiscounted, of what arrived) and hand out the episodes that ended."""
+        self._returns[step.starts] = 0
+        self._lengths[step.starts] = 0
+        moved = ~step.starts
+        self._returns[moved, 0] += step.extrinsic_rewards[moved]
+        self._returns[moved, 1] += step.intrinsic_rewards[moved]
+        self._lengths[moved] += 1
+        return [
+            Episode(
+                lane=self.first_lane + int(lane),
+                policy_index=int(step.policy_index[lane]),
+                epsilon=float(self.lanes.epsilons[lane]),
+                extrinsic_return=float(self._returns[lane, 0]),
+                intrinsic_return=float(self._returns[lane, 1]),
+                length=int(self._lengths[lane]),
+            )
+            for lane in np.flatnonzero(step.ends)
+        ]
+
+    @torch.no_grad()
+    def _priorities(self, built: list[BuiltSequence]) -> np.ndarray:
+        """Initial priorities [n], with the acting Q-values standing for online and target networks alike."""
+        if not built:
+            return np.zeros(0, np.float32)
+        blind = EnvironmentSpec((0,), "float32", 1.0, self.spec.num_actions)
+        spec = SequenceSpec(blind, self.agent.sequence.trace_length, self.agent.network.lstm_size)
+        batch = SequenceBatch.empty(spec, len(built))
+        q = np.zeros((2, spec.trace_length + 1, len(built), self.spec.num_actions), np.float32)
+        for column, item in enumerate(built):
+            n = item.sequence.num_transitions
+            batch.fill(column, replace(item.sequence, observations=np.zeros((n + 1, 0), np.float32)))
+            q[:, : n + 1, column] = item.q.swapaxes(0, 1)
+        tensors, q_tensor = batch.to_torch(), torch.from_numpy(q)
+        networks, loss = self.lanes.networks, self.agent.loss
+        td, _ = td_errors(
+            q_tensor, q_tensor, tensors, self._betas, self._discounts, loss, networks.intrinsic_scale.cpu()
+        )
+        td = td / networks.td_scale.cpu().view(2, 1, 1)
+        return sequence_priorities(td, tensors.mask, self._betas[tensors.policy_index], loss.priority_eta).numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything; needs ``reproducible`` environments."""
+        return {
+            "lanes": self.lanes.state_dict(),
+            "builder": self._builder.state_dict(),
+            "arms": [list(queue) for queue in self._arms],
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly from ``state``."""
+        self.lanes.load_state_dict(state["lanes"])
+        self._builder.load_state_dict(state["builder"])
+        self._arms = [deque(arms) for arms in state["arms"]]
+        self._returns = state["returns"].copy()
+        self._lengths = state["lengths"].copy()
+
+
+@dataclass
+class _Tally:
+    """Sums over the steps of a request, for its metrics."""
+
+    transitions: int = 0
+    novelty_steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    max_alpha: float = 0.0
+
+    def add(self, step: LaneStep) -> None:
+        arrived = ~step.starts
+        self.transitions += int(arrived.sum())
+        self._add("intrinsic/reward", step.intrinsic_rewards[arrived])
+        self._add("intrinsic/episodic", step.episodic[arrived])
+        measured = arrived & np.isfinite(step.rnd_errors)
+        self.novelty_steps += int(measured.sum())
+        self._add("intrinsic/alpha", step.alpha[measured])
+        self._add("intrinsic/alpha_above_1", step.alpha[measured] > 1.0)
+        self._add("intrinsic/rnd_error", step.rnd_errors[measured])
+        self.max_alpha = max(self.max_alpha, float(step.alpha[measured].max(initial=0.0)))
+
+    def _add(self, name: str, values: np.ndarray) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + float(values.sum())
+
+    def means(self) -> dict[str, float]:
+        """Means per arrived step; novelty figures are absent while RND inputs cannot be normalised yet."""
+        counts = {"intrinsic/reward": self.transitions, "intrinsic/episodic": self.transitions}
+        means = {
+            name: total / counts.get(name, self.novelty_steps)
+            for name, total in self.sums.items()
+            if counts.get(name, self.novelty_steps) > 0
+        }
+        return means | ({"intrinsic/alpha_max": self.max_alpha} if self.novelty_steps else {})

@@ -1,0 +1,44 @@
+"""Timing and reporting shared by the benchmark scripts: medians over repeats, figures as ratios to a limit."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row: a measured ``value``, the ``limit`` measured in the same run, their ratio and its target."""
+
+    name: str
+    value: float
+    unit: str
+    limit: float | None = None
+    ratio: float | None = None
+    target: str = ""
+
+
+def median_seconds(call: Callable[[], object], repeats: int, warm_up: int = 1) -> float:
+    """Median wall time of ``call`` over ``repeats`` calls, after ``warm_up`` more."""
+    for _ in range(warm_up):
+        call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def report(figures: list[Figure], as_json: bool) -> None:
+    """Print the figures as a table, or as a JSON list."""
+    if as_json:
+        print(json.dumps([asdict(figure) for figure in figures], indent=2))
+        return
+    for figure in figures:
+        limit = "" if figure.limit is None else f"limit {figure.limit:,.4g}"
+        ratio = "" if figure.ratio is None else f"ratio {figure.ratio:.2f}"
+        print(f"{figure.name:<48}{figure.value:>12,.4g} {figure.unit:<20}{limit:<18}{ratio:<12}{figure.target}")

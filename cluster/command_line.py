@@ -1,0 +1,106 @@
+"""Turns ``train`` arguments into a `TrainConfig`: a preset, or the config of a resumed run, with overrides.
+
+tyro derives the flags from the dataclasses and their field docstrings. Used by `launch.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from cluster.config import TrainConfig, load_config
+from cluster.errors import UserError
+from cluster.presets import PRESETS
+
+DEFAULT_PRESET = "laptop"
+HEADER = """Train Agent57. Flags beside those below:
+  --preset {paper,laptop,small,smoke}  starting point that the other flags override (default: laptop)
+  --resume RUN_DIR                     go on with a run; flags override its config"""
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    config: TrainConfig
+    preset: str
+    resume: Path | None
+
+
+def parse_train(arguments: list[str]) -> TrainArguments:
+    """Parse ``train``'s arguments. Raises UserError for anything wrong; ``--help`` prints and exits."""
+    preset, rest = _take_option(arguments, "--preset")
+    resume, rest = _take_option(rest, "--resume")
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"'{preset}' is not a preset: choose one of {', '.join(PRESETS)}.")
+    if resume is not None and preset is not None:
+        raise UserError("--preset and --resume exclude each other: a resumed run keeps its own config.")
+    default = load_config(Path(resume) / "config.json") if resume is not None else PRESETS[preset or DEFAULT_PRESET]
+    config = _apply_flags(default, rest)
+    if resume is not None and config.run_dir != default.run_dir:
+        raise UserError("--run-dir and --resume exclude each other: a resumed run stays in its folder.")
+    return TrainArguments(config, preset or DEFAULT_PRESET, Path(resume) if resume else None)
+
+
+def _take_option(arguments: list[str], name: str) -> tuple[str | None, list[str]]:
+    """(value of ``name``, the other arguments); accepts ``--name value`` and ``--name=value``."""
+    value, rest, index = None, [], 0
+    while index < len(arguments):
+        argument = arguments[index]
+        if argument == name:
+            if index + 1 == len(arguments):
+                raise UserError(f"{name} needs a value.")
+            value = arguments[index + 1]
+            index += 1
+        elif argument.startswith(name + "="):
+            value = argument.split("=", 1)[1]
+        else:
+            rest.append(argument)
+        index += 1
+    return value, rest
+
+
+def _apply_flags(default: TrainConfig, arguments: list[str]) -> TrainConfig:
+    if "-h" in arguments or "--help" in arguments:
+        return tyro.cli(TrainConfig, default=default, args=["--help"], prog="launch.py train", description=HEADER)
+    known = _flags(TrainConfig, "--")
+    for argument in arguments:
+        flag = argument.split("=", 1)[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            close = difflib.get_close_matches(flag, known, 1)
+            hint = f"did you mean {close[0]}?" if close else "'launch.py train --help' lists every flag."
+            raise UserError(f"{flag} is not a flag: {hint}")
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
+            return tyro.cli(TrainConfig, default=default, args=arguments, prog="launch.py train")
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
+    except SystemExit:
+        # tyro draws a box of several lines; its text is one sentence.
+        words = re.sub(r"[╭╮╰╯│─┆]|\x1b\[[0-9;]*m", " ", complaint.getvalue())
+        words = re.sub(r"\s+", " ", words).strip()
+        words = words.removeprefix("Parsing error ").split(" For full helptext")[0].strip()
+        raise UserError(words or "the flags could not be understood: see 'launch.py train --help'.") from None
+
+
+def _flags(cls: type, prefix: str) -> set[str]:
+    """Every flag that tyro makes of a config class, booleans also in their --no- form."""
+    hints = typing.get_type_hints(cls)
+    flags: set[str] = set()
+    for field in dataclasses.fields(cls):
+        name = field.name.replace("_", "-")
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            flags |= _flags(typing.cast(type, hint), f"{prefix}{name}.")
+        else:
+            flags.add(prefix + name)
+            if hint is bool:
+                flags.add(f"{prefix}no-{name}")
+    return flags

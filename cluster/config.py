@@ -1,0 +1,170 @@
+"""The whole configuration of a run: the part that `cluster/` itself reads, and the tree around all parts.
+
+Frozen dataclasses; each class of constants lives beside its reader. `TrainConfig` is what the command line
+overrides field by field, what a preset is a value of, and what ``config.json`` in the run folder holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actors.environments import EnvironmentConfig
+from actors.evaluator import EvaluationConfig
+from actors.rollout import ActorConfig
+from agent57.config import (
+    AgentConfig,
+    BanditConfig,
+    IntrinsicConfig,
+    LossConfig,
+    NetworkConfig,
+    PolicyFamilyConfig,
+    SequenceConfig,
+    require,
+)
+from cluster.errors import UserError
+from learner.learner import LearnerConfig
+from replay.prioritized import ReplayConfig
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Processes and how they are watched."""
+
+    num_workers: int = 0
+    """Rollout workers (processes, one core each); 0 means one per core, less one for the learner."""
+    lanes_per_worker: int = 16
+    """Environments stepped together by one worker."""
+    learner_threads: int = 0
+    """CPU threads of the learner; 0 means the cores that no worker takes, at least one."""
+    updates_per_request: int = 10
+    """Most updates asked of the learner at a time; weights are published after each request."""
+    prefetch_batches: int = 2
+    """Batches sampled and decompressed ahead of the learner."""
+    object_store_gb: float = 0.5
+    """Size of Ray's shared-memory store; only messages in flight live there."""
+    request_timeout_seconds: float = 600.0
+    """A process that takes longer than this over one request counts as hung and is replaced."""
+    max_restarts: int = 5
+    """Restarts of one process within restart_window_minutes after which the run stops with the first cause."""
+    restart_window_minutes: float = 10.0
+    """See max_restarts."""
+
+    def __post_init__(self) -> None:
+        require(self.num_workers >= 0, "cluster.num-workers must not be negative")
+        require(self.lanes_per_worker >= 1, "cluster.lanes-per-worker must be at least 1")
+        require(self.updates_per_request >= 1, "cluster.updates-per-request must be at least 1")
+        require(self.prefetch_batches >= 1, "cluster.prefetch-batches must be at least 1")
+        require(self.object_store_gb >= 0.08, "cluster.object-store-gb must be at least 0.08")
+        require(self.request_timeout_seconds > 0, "cluster.request-timeout-seconds must be positive")
+        require(self.max_restarts >= 0, "cluster.max-restarts must not be negative")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written; one is always written when the run stops."""
+
+    period_minutes: float = 10.0
+    """Minutes between two checkpoints."""
+    keep: int = 2
+    """Checkpoints kept; each holds the whole replay."""
+
+    def __post_init__(self) -> None:
+        require(self.period_minutes > 0, "checkpoint.period-minutes must be positive")
+        require(self.keep >= 1, "checkpoint.keep must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a run is made of."""
+
+    env: str = "ALE/Pong-v5"
+    """Gymnasium id, or module:Id to import a module that registers it."""
+    run_dir: str = ""
+    """Folder of the run; empty means runs/<environment>-<preset>-<seed>-<time>."""
+    seed: int = 0
+    """Seed of networks, environments, exploration, bandits and replay."""
+    serial: bool = False
+    """Run everything in this process, without Ray: deterministic, resumable bit for bit."""
+    max_minutes: float = 0.0
+    """Stop after this many minutes of this session; 0 means never."""
+    max_env_frames: int = 0
+    """Stop at this many environment frames of the whole run; 0 means never."""
+    log_seconds: float = 10.0
+    """Seconds between two points in TensorBoard."""
+    family: PolicyFamilyConfig = field(default_factory=PolicyFamilyConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    intrinsic: IntrinsicConfig = field(default_factory=IntrinsicConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    bandit: BanditConfig = field(default_factory=BanditConfig)
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        require(self.max_minutes >= 0, "max-minutes must not be negative")
+        require(self.max_env_frames >= 0, "max-env-frames must not be negative")
+        require(self.log_seconds > 0, "log-seconds must be positive")
+        # Refuses combinations that only the whole algorithm can judge.
+        _ = self.agent
+
+    @property
+    def agent(self) -> AgentConfig:
+        """The part that actors and learner must agree on."""
+        return AgentConfig(self.family, self.network, self.intrinsic, self.loss, self.bandit, self.sequence)
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write ``config`` as JSON."""
+    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def load_config(path: Path) -> TrainConfig:
+    """The config in a JSON file. Raises UserError if it is missing, damaged or of another version."""
+    try:
+        values = json.loads(path.read_text())
+        return _from_dict(TrainConfig, values, "")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: is {path.parent} the folder of a run?") from None
+    except (json.JSONDecodeError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as the config of a run: {error}") from None
+
+
+def _from_dict(cls: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where or 'the config'} should be an object")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+    if unknown:
+        raise ValueError(f"unknown key {where}{unknown[0]}")
+    arguments = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            value = _from_dict(hint, value, f"{where}{name}.")
+        elif typing.get_origin(hint) is tuple:
+            value = tuple(value)
+        elif not _fits(value, hint):
+            raise ValueError(f"{where}{name} should be {hint}, not {value!r}")
+        arguments[name] = value
+    return cls(**arguments)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is typing.Literal:
+        return value in typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

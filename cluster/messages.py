@@ -1,0 +1,128 @@
+"""What the supervisor and the processes tell each other: small requests and replies, bulk data goes directly.
+
+A request carries the ports (`ReplayPort`, `WeightsPort`) through which its receiver reaches replay and weights,
+so a replaced process is found again by everybody's next request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from actors.rollout import Episode
+from replay.prioritized import SampledSequences
+
+
+class PeerLost(RuntimeError):
+    """The replay shard or weight server behind a port is gone or does not answer."""
+
+
+class ReplayPort(Protocol):
+    """The way to the replay. Every method may raise PeerLost."""
+
+    def add(self, blobs: list[bytes], priorities: np.ndarray, new_steps: np.ndarray) -> dict[str, float]:
+        """Insert encoded sequences; returns the replay's `stats`."""
+
+    def sample(self, batch_size: int) -> SampledSequences:
+        """A batch, compressed."""
+
+    def update_priorities(self, slots: np.ndarray, keys: np.ndarray, priorities: np.ndarray) -> None:
+        """New priorities of sampled sequences; may take effect later."""
+
+
+class WeightsPort(Protocol):
+    """The way to the newest weights. Every method may raise PeerLost."""
+
+    def publish(self, version: int, vector: np.ndarray) -> None:
+        """Make ``vector`` the newest weights."""
+
+    def pull(self, have: int) -> tuple[int, np.ndarray] | None:
+        """(version, vector) of the newest weights, or None if ``have`` is that version."""
+
+
+@dataclass
+class RolloutRequest:
+    """Act ``num_steps`` times in every lane; ``arms[l]`` are the next policies of lane l."""
+
+    num_steps: int
+    arms: list[list[int]]
+    weights_version: int
+    replay: ReplayPort
+    weights: WeightsPort
+
+
+@dataclass
+class RolloutReply:
+    """What one rollout request did; ``replay_stats`` is None if no sequence was inserted.
+
+    ``lost_sequences`` could not be delivered. ``running_state`` is what a replacement of this worker needs.
+    """
+
+    env_steps: int
+    episodes: list[Episode]
+    metrics: dict[str, float]
+    arms_left: list[int]
+    weights_version: int
+    num_sequences: int
+    lost_sequences: int
+    replay_stats: dict[str, float] | None
+    running_state: dict[str, Any]
+    resident_bytes: int
+
+
+@dataclass
+class UpdateRequest:
+    """Make ``count`` updates, then publish the weights."""
+
+    count: int
+    replay: ReplayPort
+    weights: WeightsPort
+
+
+@dataclass
+class UpdateReply:
+    """What one update request did; fewer ``updates`` than asked for if a peer was lost (``peer_lost``)."""
+
+    updates: int
+    total_updates: int
+    trained_transitions: int
+    metrics: dict[str, float]
+    peer_lost: str | None
+    resident_bytes: int
+
+
+@dataclass
+class EvaluationRequest:
+    """Advance the evaluator by ``max_steps`` steps; ``favourite_arm`` is used if a round begins with it."""
+
+    max_steps: int
+    favourite_arm: int
+    begin: bool
+    weights_version: int
+    weights: WeightsPort
+
+
+@dataclass
+class EvaluationReply:
+    """Episodes that ended; ``greedy_arm`` and ``bandit`` are the evaluator's state after them."""
+
+    episodes: list[Episode]
+    round_over: bool
+    greedy_arm: int
+    bandit: dict[str, Any]
+    resident_bytes: int
+
+
+ProcessId = tuple[str, int]
+"""(kind, index); kinds are "worker", "learner", "evaluator", "replay", "weights"."""
+
+
+@dataclass
+class Reply:
+    """An answer to a request: ``value``, or the ``error`` that came instead."""
+
+    process: ProcessId
+    value: RolloutReply | UpdateReply | EvaluationReply | None = None
+    error: Exception | None = field(default=None)

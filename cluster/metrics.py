@@ -1,0 +1,138 @@
+"""The run's one metric writer: TensorBoard for watching, ``metrics.jsonl`` for plotting.
+
+The x-axis is environment frames, in one line over any number of resumes. Called by the supervisor, which collects
+everybody's statistics; the plots in results/ read `read_metrics`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+ENV_FRAMES, MINUTES = "env_frames", "minutes"
+
+
+class MetricLog:
+    """Writes scalars to TensorBoard and to ``run_dir/metrics.jsonl``, histograms and texts to TensorBoard only.
+
+    Each row of the file is one call: ``{"env_frames": ..., "minutes": ..., tag: value, ...}``, minutes of wall time
+    since the run began, not counting the time between a stop and its resume. Values that are not finite are
+    written as they are (NaN, Infinity) and counted per tag in ``nonfinite``.
+    """
+
+    def __init__(self, run_dir: Path, purge_from: int | None) -> None:
+        """``purge_from``: None for a new run; F to resume at F frames, dropping what was logged beyond F."""
+        run_dir = Path(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.nonfinite: Counter[str] = Counter()
+        path = run_dir / METRICS_FILE
+        minutes_before = 0.0
+        if purge_from is not None:
+            minutes_before = _drop_rows_beyond(path, purge_from)
+        self._began = time.monotonic() - 60 * minutes_before
+        self._rows = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close())
+        # TensorBoard hides the steps at and beyond purge_step; those at F itself belong to the resumed run's past.
+        purge_step = None if purge_from is None else purge_from + 1
+        self._events = SummaryWriter(str(run_dir), purge_step=purge_step, flush_secs=30)
+
+    def scalar(self, tag: str, value: float, env_frames: int) -> None:
+        """Write one value; several of the same moment are cheaper through `scalars`."""
+        self.scalars({tag: value}, env_frames)
+
+    def scalars(self, values: Mapping[str, float], env_frames: int) -> None:
+        """Write values of one moment, one row of the file; nothing if ``values`` is empty."""
+        if not values:
+            return
+        minutes = (time.monotonic() - self._began) / 60
+        row: dict[str, float] = {ENV_FRAMES: int(env_frames), MINUTES: round(minutes, 4)}
+        for tag, value in values.items():
+            row[tag] = float(value)
+            if not math.isfinite(row[tag]):
+                self.nonfinite[tag] += 1
+            self._events.add_scalar(tag, row[tag], env_frames)
+        self._rows.write(json.dumps(row) + "\n")
+        self._rows.flush()
+
+    def histogram(self, tag: str, values: Any, env_frames: int) -> None:
+        """Write the distribution of an array or list; values that are not finite are counted and left out."""
+        array = np.asarray(values, dtype=np.float64).ravel()
+        finite = array[np.isfinite(array)]
+        if finite.size < array.size:
+            self.nonfinite[tag] += array.size - finite.size
+        if finite.size:
+            self._events.add_histogram(tag, finite, env_frames)
+
+    def text(self, tag: str, markdown: str, env_frames: int) -> None:
+        """Write a text for TensorBoard's Text tab: the configuration, the plan, a warning."""
+        self._events.add_text(tag, markdown, env_frames)
+
+    def flush(self) -> None:
+        """Wait until everything written so far has been handed to the operating system."""
+        self._events.flush()
+        self._rows.flush()
+
+    def close(self) -> None:
+        """Flush and release both files; the log cannot be used afterwards."""
+        self._events.close()
+        self._rows.close()
+
+
+class MetricSeries(NamedTuple):
+    """One metric over a run; three arrays of equal length, in the order written."""
+
+    env_frames: np.ndarray
+    minutes: np.ndarray
+    values: np.ndarray
+
+
+def read_metrics(run_dir: Path) -> dict[str, MetricSeries]:
+    """Every scalar of a run by tag, from its ``metrics.jsonl``; FileNotFoundError if it has none."""
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    for row in _read_rows(Path(run_dir) / METRICS_FILE):
+        frames, minutes = row.pop(ENV_FRAMES), row.pop(MINUTES)
+        for tag, value in row.items():
+            points.setdefault(tag, []).append((frames, minutes, value))
+    series = {}
+    for tag, rows in points.items():
+        frames, minutes, values = zip(*rows, strict=True)
+        series[tag] = MetricSeries(np.array(frames, np.int64), np.array(minutes), np.array(values))
+    return series
+
+
+def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a metrics file; a line torn by a killed process is passed over."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and ENV_FRAMES in row and MINUTES in row:
+                yield row
+
+
+def _drop_rows_beyond(path: Path, env_frames: int) -> float:
+    """Minutes of the last row kept; rewrites the file without the rows beyond ``env_frames``, whole or not at all."""
+    if not path.exists():
+        return 0.0
+    minutes = 0.0
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        for row in _read_rows(path):
+            if row[ENV_FRAMES] <= env_frames:
+                file.write(json.dumps(row) + "\n")
+                minutes = max(minutes, row[MINUTES])
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return minutes

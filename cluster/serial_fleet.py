@@ -1,0 +1,96 @@
+"""All processes of a run inside this one, without Ray: deterministic, debuggable, resumable bit for bit.
+
+The supervisor drives it exactly as it drives `ray_fleet.py`. Requests run one after the other, in the order in
+which they were submitted, and all of them within one `wait`; so nothing is half-way when a checkpoint is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cluster.checkpoint import load_tree, save_tree
+from cluster.config import TrainConfig
+from cluster.messages import EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
+from cluster.services import EvaluatorService, LearnerService, LocalReplay, LocalWeights, RolloutService, resident_bytes
+from replay.prioritized import PrioritizedReplay
+
+
+class SerialFleet:
+    """One worker, one replay, one learner and one evaluator, called in turn."""
+
+    exact_resume = True
+
+    def __init__(self, config: TrainConfig) -> None:
+        # One thread: the order of a parallel sum would make results depend on the machine's load.
+        torch.set_num_threads(1)
+        self.num_workers = 1
+        self._replay_memory = PrioritizedReplay(config.replay, config.seed)
+        self.replay, self.weights = LocalReplay(self._replay_memory), LocalWeights()
+        self._worker = RolloutService(config, 0, 1, reproducible=True)
+        self._learner = LearnerService(config, serial=True)
+        self._evaluator = EvaluatorService(config, reproducible=True)
+        self._submitted: list[tuple[ProcessId, Callable[[], object]]] = []
+
+    def start(self, checkpoint: Path | None) -> None:
+        """Restore everything from ``checkpoint``, or begin afresh; then hand out the first weights."""
+        if checkpoint is not None:
+            self._learner.load(checkpoint)
+            self._replay_memory.load(checkpoint, "replay-0")
+            serial = load_tree(checkpoint, "serial") if (checkpoint / "serial.json").exists() else None
+            if serial is not None:
+                self._worker.worker.load_state_dict(serial["worker"])
+                self._evaluator.evaluator.load_state_dict(serial["evaluator"])
+        self._learner.publish(self.weights)
+
+    def submit_rollout(self, worker: int, request: RolloutRequest) -> None:
+        self._submitted.append((("worker", worker), lambda: self._worker.rollout(request)))
+
+    def submit_update(self, request: UpdateRequest) -> None:
+        self._submitted.append((("learner", 0), lambda: self._learner.update(request)))
+
+    def submit_evaluation(self, request: EvaluationRequest) -> None:
+        self._submitted.append((("evaluator", 0), lambda: self._evaluator.evaluate(request)))
+
+    def wait(self, timeout: float) -> list[Reply]:
+        """Run what was submitted. Errors are not caught: whoever debugs wants the traceback where it happened."""
+        submitted, self._submitted = self._submitted, []
+        return [Reply(process, call()) for process, call in submitted]
+
+    def lost_peers(self) -> list[ProcessId]:
+        """Replay shards and weight servers that do not answer: none can die here."""
+        return []
+
+    def restart(self, process: ProcessId, checkpoint: Path | None, running_state: object) -> None:
+        raise RuntimeError(f"{process[0]} {process[1]} cannot be restarted in the serial mode")
+
+    def save(self, directory: Path) -> None:
+        """Write learner, replay, worker and evaluator into ``directory``."""
+        self._learner.save(directory)
+        self._replay_memory.save(directory, "replay-0")
+        state = {
+            "worker": self._worker.worker.state_dict(),
+            "evaluator": self._evaluator.evaluator.state_dict(),
+        }
+        save_tree(directory, "serial", state)
+
+    def restore_running_state(self, worker: int, state: dict) -> None:
+        """Hand a worker the running moments of its former life (a checkpoint that was not made serially)."""
+        self._worker.worker.lanes.load_running_state(state)
+
+    def restore_evaluator(self, bandit: dict) -> None:
+        """Hand the evaluator the bandit of its former life."""
+        self._evaluator.evaluator.bandit.load_state_dict(bandit)
+
+    def priorities(self) -> object:
+        """Priorities of all stored sequences, for a histogram."""
+        return self._replay_memory.priorities()
+
+    def memory(self) -> dict[str, int]:
+        """Resident bytes of processes that do not report theirs with each reply."""
+        return {"all": resident_bytes()}
+
+    def close(self) -> None:
+        self._learner.close()

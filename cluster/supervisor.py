@@ -1,0 +1,349 @@
+"""The one place that sees everything: dispatches work, holds the replay ratio, replaces the dead, keeps the run.
+
+DESIGN: supervisor-driven ticks. It keeps one request in flight per worker, learner and evaluator, handles
+whichever finishes, and dispatches the next. It drives `ray_fleet.py` and `serial_fleet.py` alike. Called by
+`cluster/commands.py`; what it measured goes through `cluster/telemetry.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from pathlib import Path
+from typing import Any, Protocol
+
+from cluster.checkpoint import Checkpoints, load_tree, save_tree
+from cluster.config import TrainConfig
+from cluster.messages import (
+    EvaluationReply,
+    EvaluationRequest,
+    ProcessId,
+    ReplayPort,
+    Reply,
+    RolloutReply,
+    RolloutRequest,
+    UpdateReply,
+    UpdateRequest,
+    WeightsPort,
+)
+from cluster.meta_controller import MetaController
+from cluster.telemetry import Telemetry
+from cluster.topology import Topology
+from replay.rate_limiter import RateLimiter
+
+EVALUATION_STEPS = 100
+"""Steps of one request to the evaluator."""
+RESTART_BACKOFF_SECONDS = (1.0, 5.0, 15.0, 30.0)
+"""Wait before the first, second, ... restart of a process in a row."""
+
+
+class CrashLoop(RuntimeError):
+    """A process kept failing; the message holds the first failure of the series."""
+
+
+class Fleet(Protocol):
+    """What the supervisor asks of the processes, be they Ray actors or objects in this process."""
+
+    num_workers: int
+    exact_resume: bool
+
+    @property
+    def replay(self) -> ReplayPort: ...
+    @property
+    def weights(self) -> WeightsPort: ...
+    def start(self, checkpoint: Path | None) -> None: ...
+    def submit_rollout(self, worker: int, request: RolloutRequest) -> None: ...
+    def submit_update(self, request: UpdateRequest) -> None: ...
+    def submit_evaluation(self, request: EvaluationRequest) -> None: ...
+    def wait(self, timeout: float) -> list[Reply]: ...
+    def lost_peers(self) -> list[ProcessId]: ...
+    def restart(self, process: ProcessId, checkpoint: Path | None, running_state: dict | None) -> None: ...
+    def restore_running_state(self, worker: int, state: dict) -> None: ...
+    def restore_evaluator(self, bandit: dict) -> None: ...
+    def save(self, directory: Path) -> None: ...
+    def priorities(self) -> Any: ...
+    def memory(self) -> dict[str, int]: ...
+    def close(self) -> None: ...
+
+
+class Supervisor:
+    """Owns counters, rate limiter, bandits and checkpoints of one run; everything runs on one thread."""
+
+    def __init__(
+        self, config: TrainConfig, topology: Topology, fleet: Fleet, run_dir: Path, frames_per_step: int
+    ) -> None:
+        self.config, self.topology, self.fleet = config, topology, fleet
+        self.frames_per_step = frames_per_step
+        self.checkpoints = Checkpoints(run_dir, config.checkpoint.keep)
+        self.meta_controller = MetaController(
+            config.bandit, config.family.num_policies, topology.total_lanes, config.seed
+        )
+        self._batch_transitions = config.learner.batch_size * config.sequence.trace_length
+        self._request_env_steps = config.actor.steps_per_request * config.cluster.lanes_per_worker
+        self.limiter = RateLimiter(config.replay.replay_ratio, self._slack(), config.replay.min_sequences)
+        self.env_steps = 0
+        self.learner_updates = 0
+        self.restarts = 0
+        self._next_evaluation = config.evaluation.period_env_frames
+        self._evaluator_bandit: dict | None = None
+        self._running_states: dict[int, dict] = {}
+        self._arms_left = [[0] * config.cluster.lanes_per_worker for _ in range(fleet.num_workers)]
+        self._busy: set[ProcessId] = set()
+        self._updates_in_flight = 0
+        self._evaluating = False
+        self._failures: dict[ProcessId, deque[tuple[float, str]]] = defaultdict(deque)
+        self._restart_at: dict[ProcessId, float] = {}
+        self._stop_requested = ""
+        self._texts: dict[str, str] = {}
+        self.telemetry = Telemetry(config, topology, run_dir)
+
+    @property
+    def env_frames(self) -> int:
+        """Environment frames of the whole run: the x-axis of everything."""
+        return self.env_steps * self.frames_per_step
+
+    def _slack(self) -> float:
+        """Trained transitions by which either side may be ahead: the tolerance, but enough for both to move."""
+        replay = self.config.replay
+        tick = replay.replay_ratio * self._request_env_steps * self.fleet.num_workers
+        granularity = 2 * (tick + self._batch_transitions * self.config.cluster.updates_per_request)
+        start_steps = replay.min_sequences * self.config.sequence.replay_period
+        return max(replay.ratio_tolerance * replay.replay_ratio * start_steps, granularity)
+
+    def request_stop(self, why: str) -> None:
+        """Finish the current tick, write a checkpoint and return from `run`; safe in a signal handler."""
+        self._stop_requested = why
+
+    def describe_run(self, texts: dict[str, str]) -> None:
+        """Markdown texts (plan, config, versions) to put into TensorBoard when the run begins."""
+        self._texts = texts
+
+    def run(self, resume_from: Path | None) -> str:
+        """Train until a limit is reached or `request_stop`; returns why it stopped.
+
+        Raises CrashLoop or TrainingDiverged when training cannot go on; the last checkpoint stays.
+        """
+        if resume_from is not None:
+            self._restore(resume_from)
+        self.fleet.start(resume_from)
+        self.telemetry.open(self.env_frames if resume_from is not None else None)
+        for title, markdown in self._texts.items():
+            self.telemetry.describe(title, markdown)
+        last_checkpoint = time.monotonic()
+        try:
+            while not self._should_stop():
+                self._restart_due()
+                self._dispatch()
+                for reply in self.fleet.wait(timeout=0.5):
+                    self._handle(reply)
+                self.telemetry.tick(self)
+                if time.monotonic() - last_checkpoint > 60 * self.config.checkpoint.period_minutes:
+                    self.save_checkpoint()
+                    last_checkpoint = time.monotonic()
+            self.save_checkpoint()
+        finally:
+            self.telemetry.close(self)
+        return self._stop_requested
+
+    def _should_stop(self) -> bool:
+        config = self.config
+        if config.max_env_frames and self.env_frames >= config.max_env_frames:
+            self.request_stop(f"reached {config.max_env_frames:,} environment frames")
+        elif config.max_minutes and self.telemetry.session_minutes >= config.max_minutes:
+            self.request_stop(f"reached {config.max_minutes:g} minutes")
+        return bool(self._stop_requested)
+
+    # Dispatch
+
+    def _dispatch(self) -> None:
+        for worker in range(self.fleet.num_workers):
+            if self._is_idle(("worker", worker)) and self._may_act():
+                self._dispatch_rollout(worker)
+        if self._is_idle(("learner", 0)):
+            self._dispatch_updates()
+        evaluation_due = self._evaluating or self.env_frames >= self._next_evaluation
+        if self.config.evaluation.period_env_frames and evaluation_due and self._is_idle(("evaluator", 0)):
+            self._dispatch_evaluation()
+
+    def _is_idle(self, process: ProcessId) -> bool:
+        return process not in self._busy and process not in self._restart_at
+
+    def _may_act(self) -> bool:
+        in_flight = sum(kind == "worker" for kind, _ in self._busy)
+        return self.limiter.may_act((in_flight + 1) * self._request_env_steps)
+
+    def _dispatch_rollout(self, worker: int) -> None:
+        lanes = self.config.cluster.lanes_per_worker
+        arms = self.meta_controller.top_up(range(worker * lanes, (worker + 1) * lanes), self._arms_left[worker])
+        request = RolloutRequest(
+            num_steps=self.config.actor.steps_per_request,
+            arms=arms,
+            weights_version=self.learner_updates,
+            replay=self.fleet.replay,
+            weights=self.fleet.weights,
+        )
+        self.fleet.submit_rollout(worker, request)
+        self._busy.add(("worker", worker))
+
+    def _dispatch_updates(self) -> None:
+        allowed = int(self.limiter.trainable_transitions() // self._batch_transitions)
+        count = min(allowed, self.config.cluster.updates_per_request)
+        if count > 0:
+            self.fleet.submit_update(UpdateRequest(count, self.fleet.replay, self.fleet.weights))
+            self._busy.add(("learner", 0))
+
+    def _dispatch_evaluation(self) -> None:
+        begin = not self._evaluating
+        if begin:
+            period = self.config.evaluation.period_env_frames
+            self._next_evaluation = (self.env_frames // period + 1) * period
+        request = EvaluationRequest(
+            EVALUATION_STEPS,
+            self.meta_controller.favourite_arm(),
+            begin,
+            self.learner_updates,
+            self.fleet.weights,
+        )
+        self.fleet.submit_evaluation(request)
+        self._busy.add(("evaluator", 0))
+        self._evaluating = True
+
+    # Replies
+
+    def _handle(self, reply: Reply) -> None:
+        self._busy.discard(reply.process)
+        if reply.error is not None:
+            self._failed(reply.process, reply.error)
+        elif isinstance(reply.value, RolloutReply):
+            self._rolled_out(reply.process[1], reply.value)
+        elif isinstance(reply.value, UpdateReply):
+            self._updated(reply.value)
+        elif isinstance(reply.value, EvaluationReply):
+            self._evaluated(reply.value)
+
+    def _rolled_out(self, worker: int, reply: RolloutReply) -> None:
+        self.env_steps += reply.env_steps
+        self.limiter.record_env_steps(reply.env_steps)
+        if reply.replay_stats is not None:
+            self.limiter.note_sequences(int(reply.replay_stats["sequences"]))
+        self.meta_controller.record(reply.episodes)
+        self._arms_left[worker] = reply.arms_left
+        self._running_states[worker] = reply.running_state
+        self.telemetry.rolled_out(worker, reply, lag=self.learner_updates - reply.weights_version)
+        if reply.lost_sequences:
+            self._replace_lost_peers()
+
+    def _updated(self, reply: UpdateReply) -> None:
+        self.learner_updates = reply.total_updates
+        self.limiter.record_trained(reply.trained_transitions)
+        self.telemetry.updated(reply)
+        if reply.peer_lost is not None:
+            self._replace_lost_peers()
+
+    def _evaluated(self, reply: EvaluationReply) -> None:
+        self._evaluator_bandit = reply.bandit
+        self._evaluating = not reply.round_over
+        self.telemetry.evaluated(reply, self.env_frames)
+
+    # Failures
+
+    def _replace_lost_peers(self) -> None:
+        for process in self.fleet.lost_peers():
+            self._failed(process, RuntimeError("does not answer"))
+
+    def _failed(self, process: ProcessId, error: Exception) -> None:
+        """Note a failure and plan the restart; a process that fails too often stops the run."""
+        cause = getattr(error, "cause", None) or error
+        if type(cause).__name__ == "TrainingDiverged":
+            raise cause
+        if process in self._restart_at:
+            return
+        limit, now = self.config.cluster, time.monotonic()
+        failures = self._failures[process]
+        failures.append((now, _one_line(error)))
+        while failures and failures[0][0] < now - 60 * limit.restart_window_minutes:
+            failures.popleft()
+        name = f"{process[0]} {process[1]}"
+        if len(failures) > limit.max_restarts:
+            raise CrashLoop(
+                f"{name} failed {len(failures)} times within {limit.restart_window_minutes:g} minutes. "
+                f"The first failure: {failures[0][1]}"
+            )
+        wait = RESTART_BACKOFF_SECONDS[min(len(failures), len(RESTART_BACKOFF_SECONDS)) - 1]
+        self._restart_at[process] = now + wait
+        self.telemetry.note(f"{name} failed ({_one_line(error)}); restarting it in {wait:g} s", self.env_frames)
+
+    def _restart_due(self) -> None:
+        for process, due in list(self._restart_at.items()):
+            if time.monotonic() < due:
+                continue
+            del self._restart_at[process]
+            self.restarts += 1
+            kind, index = process
+            if kind == "worker":
+                self._arms_left[index] = [0] * self.config.cluster.lanes_per_worker
+                self.fleet.restart(process, None, self._running_states.get(index))
+            elif kind == "evaluator":
+                self._evaluating = False
+                self.fleet.restart(process, None, self._evaluator_bandit)
+            else:
+                checkpoint = self.checkpoints.latest(lambda text: self.telemetry.note(text, self.env_frames))
+                self.fleet.restart(process, checkpoint, None)
+                if kind == "replay":
+                    self.limiter.await_sequences()
+            self.telemetry.note(f"{kind} {index} restarted", self.env_frames)
+
+    # Checkpoints
+
+    def save_checkpoint(self) -> None:
+        """Write a complete checkpoint; a full disk or a lost process leaves the run going and the old one in place."""
+        try:
+            with self.checkpoints.writing(self.env_frames) as directory:
+                self.fleet.save(directory)
+                save_tree(directory, "supervisor", self._state())
+        except Exception as error:
+            if self.fleet.exact_resume:
+                raise
+            self.telemetry.note(f"the checkpoint could not be written: {_one_line(error)}", self.env_frames)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "env_steps": self.env_steps,
+            "learner_updates": self.learner_updates,
+            "restarts": self.restarts,
+            "limiter": self.limiter.state_dict(),
+            "meta_controller": self.meta_controller.state_dict(),
+            "next_evaluation": self._next_evaluation,
+            "evaluating": self._evaluating,
+            "evaluator_bandit": self._evaluator_bandit,
+            "running_states": self._running_states,
+            "arms_left": self._arms_left,
+            "telemetry": self.telemetry.state_dict(),
+        }
+
+    def _restore(self, directory: Path) -> None:
+        state = load_tree(directory, "supervisor")
+        self.env_steps = state["env_steps"]
+        self.learner_updates = state["learner_updates"]
+        self.restarts = state["restarts"]
+        self.limiter.load_state_dict(state["limiter"])
+        self.meta_controller.load_state_dict(state["meta_controller"])
+        self._next_evaluation = state["next_evaluation"]
+        self.telemetry.load_state_dict(state["telemetry"])
+        self._running_states = state["running_states"]
+        self._evaluator_bandit = state["evaluator_bandit"]
+        if self.fleet.exact_resume and (directory / "serial.json").exists():
+            self._evaluating = state["evaluating"]
+            self._arms_left = state["arms_left"]
+            return
+        for worker, running_state in self._running_states.items():
+            self.fleet.restore_running_state(worker, running_state)
+        if self._evaluator_bandit is not None:
+            self.fleet.restore_evaluator(self._evaluator_bandit)
+
+
+def _one_line(error: Exception) -> str:
+    """The root cause in one line: for a failed Ray call, the exception of the process itself."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"

@@ -1,0 +1,220 @@
+"""Collects what the processes report and shows it: TensorBoard, ``metrics.jsonl``, the status line.
+
+Owned by the supervisor, which calls `rolled_out`, `updated` and `evaluated` for each reply and `tick` in its
+loop. The x-axis is always environment frames of the whole run. docs/metrics.md lists every tag.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actors.rollout import Episode
+from agent57.policy_family import PolicyFamily
+from cluster.config import TrainConfig
+from cluster.console import StatusFields, StatusLine
+from cluster.mean_accumulator import MeanAccumulator
+from cluster.messages import EvaluationReply, RolloutReply, UpdateReply
+from cluster.metrics import MetricLog
+from cluster.topology import Topology
+
+if TYPE_CHECKING:
+    from cluster.supervisor import Supervisor
+
+EPSILON_BANDS = (("high", 0.1, 1.0), ("middle", 0.01, 0.1), ("low", 0.0, 0.01))
+"""Lanes by epsilon: mostly random, mixed, and nearly greedy ones; (name, above, up to and including)."""
+RECENT_EPISODES = 100
+HISTOGRAM_LOGS = 6
+"""Histograms are written with every so-manieth log point."""
+
+
+class Telemetry:
+    """Means since the last log point, recent returns, rates; and the three places that they are shown in."""
+
+    def __init__(self, config: TrainConfig, topology: Topology, run_dir: Path) -> None:
+        self.config, self._topology, self._run_dir = config, topology, run_dir
+        self._family = PolicyFamily(**vars(config.family))
+        self._means = MeanAccumulator()
+        self._log: MetricLog | None = None
+        self._status = StatusLine()
+        self._began = self._logged_at = time.monotonic()
+        self._at_last_log = (0, 0)
+        self._rates = (0.0, 0.0)
+        self._log_points = 0
+        self._returns: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self._arms: list[int] = []
+        self._intrinsic: list[float] = []
+        self._replay: dict[str, float] = {}
+        self._resident: dict[str, int] = {}
+        self._counters: dict[str, int] = defaultdict(int)
+        self._round: list[Episode] = []
+        self.greedy_return: float | None = None
+
+    @property
+    def session_minutes(self) -> float:
+        """Minutes since this session of the run began."""
+        return (time.monotonic() - self._began) / 60
+
+    def open(self, resumed_at: int | None) -> None:
+        """Begin logging; ``resumed_at`` are the frames at which an earlier session left off."""
+        self._log = MetricLog(self._run_dir, resumed_at)
+        self._began = self._logged_at = time.monotonic()
+        if resumed_at is not None:
+            self.note(f"resumed at {resumed_at:,} environment frames", resumed_at)
+
+    def describe(self, title: str, markdown: str) -> None:
+        """Put a text (config, plan, versions) into TensorBoard."""
+        assert self._log is not None
+        self._log.text(title, markdown, 0)
+
+    def note(self, message: str, env_frames: int) -> None:
+        """Say something once: on the console and in TensorBoard's texts."""
+        self._status.note(message)
+        if self._log is not None:
+            self._log.text("run/events", message, env_frames)
+
+    # What the processes report
+
+    def rolled_out(self, worker: int, reply: RolloutReply, lag: int) -> None:
+        for name, value in reply.metrics.items():
+            self._means.add(name, value, reply.env_steps)
+        self._means.add("actor/policy_lag_updates", lag, reply.env_steps)
+        self._counters["lost_sequences"] += reply.lost_sequences
+        self._resident[f"worker_{worker}"] = reply.resident_bytes
+        if reply.replay_stats is not None:
+            self._replay = reply.replay_stats
+        for episode in reply.episodes:
+            self._count_episode(episode)
+
+    def _count_episode(self, episode: Episode) -> None:
+        self._counters["episodes"] += 1
+        self._returns.append(episode.extrinsic_return)
+        self._arms.append(episode.policy_index)
+        self._intrinsic.append(episode.intrinsic_return)
+        self._means.add("return/all", episode.extrinsic_return)
+        self._means.add("return/length", episode.length)
+        self._means.add("return/intrinsic", episode.intrinsic_return)
+        self._means.add(f"return_per_arm/{episode.policy_index:02d}", episode.extrinsic_return)
+        for name, above, up_to in EPSILON_BANDS:
+            if above < episode.epsilon <= up_to:
+                self._means.add(f"return_per_epsilon/{name}", episode.extrinsic_return)
+
+    def updated(self, reply: UpdateReply) -> None:
+        for name, value in reply.metrics.items():
+            self._means.add(name, value, reply.updates)
+        self._resident["learner"] = reply.resident_bytes
+
+    def evaluated(self, reply: EvaluationReply, env_frames: int) -> None:
+        """At the end of a round: the score is the mean return of the episodes that the greedy arm played."""
+        self._resident["evaluator"] = reply.resident_bytes
+        self._round += reply.episodes
+        if not reply.round_over:
+            return
+        finished, self._round = self._round, []
+        greedy = [episode.extrinsic_return for episode in finished if episode.policy_index == reply.greedy_arm]
+        values = {
+            "evaluation/return_all_arms": float(np.mean([episode.extrinsic_return for episode in finished])),
+            "evaluation/episode_length": float(np.mean([episode.length for episode in finished])),
+            "evaluation/greedy_arm": float(reply.greedy_arm),
+        }
+        if greedy:
+            self.greedy_return = float(np.mean(greedy))
+            values["evaluation/return"] = self.greedy_return
+        assert self._log is not None
+        self._log.scalars(values, env_frames)
+
+    # Showing
+
+    def tick(self, supervisor: Supervisor) -> None:
+        """Refresh the status line; write a log point if one is due."""
+        now = time.monotonic()
+        elapsed = now - self._logged_at
+        if elapsed >= self.config.log_seconds:
+            counts = (supervisor.env_frames, supervisor.learner_updates)
+            if self._log_points or self._at_last_log != (0, 0):
+                self._rates = tuple((new - old) / elapsed for new, old in zip(counts, self._at_last_log, strict=True))
+            self._at_last_log, self._logged_at = counts, now
+            self._write(supervisor)
+        self._status.update(self._fields(supervisor))
+
+    def _write(self, supervisor: Supervisor) -> None:
+        assert self._log is not None
+        frames, meta = supervisor.env_frames, supervisor.meta_controller
+        self._resident |= supervisor.fleet.memory()
+        shares = meta.counts / max(meta.counts.sum(), 1)
+        values = self._means.drain() | {
+            "rate/env_frames_per_second": self._rates[0],
+            "rate/updates_per_second": self._rates[1],
+            "rate/learner_updates": float(supervisor.learner_updates),
+            "replay/ratio": supervisor.limiter.ratio,
+            "health/restarts": float(supervisor.restarts),
+            "health/lost_sequences": float(self._counters["lost_sequences"]),
+            "health/episodes": float(self._counters["episodes"]),
+            "bandit/favourite_arm": float(meta.favourite_arm()),
+        }
+        values |= {f"bandit_share/{arm:02d}": float(share) for arm, share in enumerate(shares)}
+        values |= {f"replay/{name}": value for name, value in self._replay.items() if name != "resident_bytes"}
+        if "resident_bytes" in self._replay:
+            self._resident["replay"] = int(self._replay["resident_bytes"])
+        values |= {f"memory_mb/{name}": size / 1e6 for name, size in self._resident.items()}
+        self._log.scalars(values, frames)
+        if self._log_points % HISTOGRAM_LOGS == 0:
+            self._write_histograms(supervisor, frames)
+        self._log.flush()
+        self._log_points += 1
+
+    def _write_histograms(self, supervisor: Supervisor, frames: int) -> None:
+        assert self._log is not None
+        priorities = supervisor.fleet.priorities()
+        samples = {"bandit/arms": self._arms, "return/intrinsic": self._intrinsic, "replay/priorities": priorities}
+        for tag, values in samples.items():
+            if values is not None and len(values):
+                self._log.histogram(tag, np.asarray(values), frames)
+        self._arms, self._intrinsic = [], []
+
+    def _fields(self, supervisor: Supervisor) -> StatusFields:
+        arm = supervisor.meta_controller.favourite_arm() if supervisor.meta_controller.counts.any() else None
+        return StatusFields(
+            elapsed_seconds=time.monotonic() - self._began,
+            env_frames=supervisor.env_frames,
+            env_frames_wanted=self.config.max_env_frames or None,
+            env_frames_per_second=self._rates[0],
+            learner_updates=supervisor.learner_updates,
+            updates_per_second=self._rates[1],
+            replay_steps=int(self._replay.get("steps", 0)),
+            replay_bytes=int(self._replay.get("bytes", 0)),
+            replay_limit_bytes=int(self.config.replay.max_gb * 1e9),
+            replay_ratio=supervisor.limiter.ratio if supervisor.limiter.started else None,
+            replay_ratio_wanted=self.config.replay.replay_ratio,
+            greedy_return=self.greedy_return,
+            training_return=float(np.mean(self._returns)) if self._returns else None,
+            arm=arm,
+            arm_beta=None if arm is None else float(self._family.betas[arm]),
+            arm_gamma=None if arm is None else float(self._family.discounts[arm]),
+            restarts=supervisor.restarts,
+        )
+
+    def close(self, supervisor: Supervisor) -> None:
+        """Write what is left and give the terminal back."""
+        if self._log is not None:
+            self._write(supervisor)
+            self._log.close()
+        self._status.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "greedy_return": self.greedy_return,
+            "returns": list(self._returns),
+            "counters": dict(self._counters),
+            "round": [vars(episode) for episode in self._round],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.greedy_return = state["greedy_return"]
+        self._returns.extend(state["returns"])
+        self._counters.update(state["counters"])
+        self._round = [Episode(**fields) for fields in state["round"]]

@@ -1,0 +1,303 @@
+"""Prioritized replay of compressed sequences, bounded in steps and in bytes.
+
+Schaul et al. 2016 (proportional prioritization), R2D2 section 2.3 (sequences), Agent57 appendix (exponent 0.9,
+capacity). It never looks inside a blob. Lives in a replay shard (`cluster/remotes.py`) or in the serial mode's
+process; priorities arrive ready-made, from actors with new sequences and from the learner with sampled ones.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agent57.config import require
+from replay.sum_tree import SumTree
+
+ITEM_OVERHEAD_BYTES = 200
+"""Estimate of what one stored sequence costs beside its blob: Python objects, tree nodes, array entries."""
+PRIORITY_FLOOR = 1e-6
+"""Smallest priority: a sequence that was learned perfectly can still be drawn again."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Size and pace of the replay (Agent57 appendix)."""
+
+    capacity_steps: int = 5_000_000
+    """Environment steps held; the overlap of two sequences counts once."""
+    max_gb: float = 8.0
+    """Memory held, in GB of 1e9 bytes; whichever of the two limits is reached first evicts the oldest."""
+    priority_exponent: float = 0.9
+    """Sequences are drawn in proportion to priority to this power; 0 is uniform."""
+    min_sequences: int = 6250
+    """Sequences held before learning starts."""
+    replay_ratio: float = 0.8
+    """Trained transitions per environment step, enforced by pausing whichever side is ahead."""
+    ratio_tolerance: float = 0.1
+    """How far either side may run ahead, as a share of the steps held when learning starts."""
+
+    def __post_init__(self) -> None:
+        require(self.capacity_steps >= 1, "replay.capacity-steps must be at least 1")
+        require(self.max_gb > 0, "replay.max-gb must be positive")
+        require(self.priority_exponent >= 0, "replay.priority-exponent must not be negative")
+        require(self.min_sequences >= 1, "replay.min-sequences must be at least 1")
+        require(self.replay_ratio > 0, "replay.replay-ratio must be positive")
+        require(self.ratio_tolerance >= 0, "replay.ratio-tolerance must not be negative")
+
+
+@dataclass
+class SampledSequences:
+    """B sequences drawn at once: ``slots``, ``keys`` int64 [B] name them to `update_priorities`.
+
+    ``probabilities`` float64 [B]; ``blob`` uint8, all blobs end to end, item b at ``offsets[b]:offsets[b + 1]``
+    (int64 [B+1]); ``ages`` int64 [B], environment steps inserted since each was.
+    """
+
+    slots: np.ndarray
+    keys: np.ndarray
+    probabilities: np.ndarray
+    blob: np.ndarray
+    offsets: np.ndarray
+    ages: np.ndarray
+
+
+class PrioritizedReplay:
+    """Blobs in slots, drawn in proportion to priority ** exponent, evicted first in, first out.
+
+    A slot is recycled; its *key*, the number of the insertion, is not, so a late priority update for an evicted
+    sequence cannot hit its successor. One lock guards every public method: any thread may call.
+    """
+
+    def __init__(self, config: ReplayConfig, seed: int) -> None:
+        self.config = config
+        self._rng = np.random.default_rng([seed, 11])
+        self._lock = threading.RLock()
+        self._clear(num_slots=1024)
+
+    def _clear(self, num_slots: int) -> None:
+        self._tree = SumTree(num_slots)
+        self._blobs: list[bytes | None] = [None] * num_slots
+        self._keys = np.full(num_slots, -1, np.int64)
+        self._new_steps = np.zeros(num_slots, np.int64)
+        self._born = np.zeros(num_slots, np.int64)  # total_added_steps when inserted
+        self._priorities = np.zeros(num_slots)
+        self._free = list(range(num_slots - 1, -1, -1))
+        self._order: deque[int] = deque()  # slots, oldest first
+        self.num_steps = 0
+        self.num_bytes = 0
+        self.total_added_steps = 0
+        self.total_added_sequences = 0
+        self.total_evicted_sequences = 0
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def add(self, blobs: list[bytes], priorities: np.ndarray, new_steps: np.ndarray) -> None:
+        """Insert sequences; ``new_steps`` int64 [n] are the environment steps that no earlier one held.
+
+        Blobs are copied unless they are bytes already. Raises ValueError, inserting nothing, for priorities that
+        are not finite or are negative, and for a blob larger than the whole replay.
+        """
+        priorities = np.asarray(priorities, np.float64)
+        if not len(blobs) == len(priorities) == len(new_steps):
+            raise ValueError("blobs, priorities and new_steps must have one entry per sequence")
+        if not np.all(np.isfinite(priorities) & (priorities >= 0)):
+            raise ValueError("priorities must be finite and not negative")
+        limit = self.config.max_gb * 1e9
+        largest = max((len(blob) for blob in blobs), default=0)
+        if largest + ITEM_OVERHEAD_BYTES > limit:
+            raise ValueError(f"a sequence of {largest} bytes does not fit into replay.max-gb {self.config.max_gb}")
+        with self._lock:
+            for blob, priority, steps in zip(blobs, priorities, new_steps, strict=True):
+                self._insert(bytes(blob), float(priority), int(steps))
+
+    def _insert(self, blob: bytes, priority: float, new_steps: int) -> None:
+        size = len(blob) + ITEM_OVERHEAD_BYTES
+        while self._order and (
+            self.num_steps + new_steps > self.config.capacity_steps or self.num_bytes + size > self.config.max_gb * 1e9
+        ):
+            self._evict()
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self._blobs[slot] = blob
+        self._keys[slot] = self.total_added_sequences
+        self._new_steps[slot] = new_steps
+        self.total_added_sequences += 1
+        self.total_added_steps += new_steps
+        self._born[slot] = self.total_added_steps
+        self._set_priorities(np.array([slot]), np.array([priority]))
+        self._order.append(slot)
+        self.num_steps += new_steps
+        self.num_bytes += size
+
+    def _evict(self) -> None:
+        slot = self._order.popleft()
+        blob = self._blobs[slot]
+        assert blob is not None
+        self.num_bytes -= len(blob) + ITEM_OVERHEAD_BYTES
+        self.num_steps -= int(self._new_steps[slot])
+        self._blobs[slot] = None
+        self._keys[slot] = -1
+        self._priorities[slot] = 0.0
+        self._tree.set(np.array([slot]), np.zeros(1))
+        self._free.append(slot)
+        self.total_evicted_sequences += 1
+
+    def _grow(self) -> None:
+        old = len(self._blobs)
+        self._tree.grow(2 * old)
+        self._blobs += [None] * old
+        self._keys = np.concatenate([self._keys, np.full(old, -1, np.int64)])
+        self._new_steps = np.concatenate([self._new_steps, np.zeros(old, np.int64)])
+        self._born = np.concatenate([self._born, np.zeros(old, np.int64)])
+        self._priorities = np.concatenate([self._priorities, np.zeros(old)])
+        self._free = list(range(2 * old - 1, old - 1, -1))
+
+    def _set_priorities(self, slots: np.ndarray, priorities: np.ndarray) -> None:
+        self._priorities[slots] = priorities
+        self._tree.set(slots, np.maximum(priorities, PRIORITY_FLOOR) ** self.config.priority_exponent)
+
+    def sample(self, batch_size: int) -> SampledSequences:
+        """``batch_size`` sequences, one from each equal share of the priority mass (stratified).
+
+        The same sequence may come twice. Raises ValueError while the replay is empty.
+        """
+        with self._lock:
+            if not self._order:
+                raise ValueError("the replay is empty: nothing to sample yet")
+            total = self._tree.total
+            prefixes = (np.arange(batch_size) + self._rng.random(batch_size)) / batch_size * total
+            slots = self._tree.find(np.minimum(prefixes, np.nextafter(total, 0)))
+            blobs = [self._blobs[slot] for slot in slots]
+            return SampledSequences(
+                slots=slots,
+                keys=self._keys[slots],
+                probabilities=self._tree.get(slots) / total,
+                blob=np.frombuffer(b"".join(blobs), np.uint8),  # type: ignore[arg-type]
+                offsets=np.cumsum([0, *(len(blob) for blob in blobs)], dtype=np.int64),  # type: ignore[arg-type]
+                ages=self.total_added_steps - self._born[slots],
+            )
+
+    def update_priorities(self, slots: np.ndarray, keys: np.ndarray, priorities: np.ndarray) -> int:
+        """Give sampled sequences new priorities; returns how many were applied.
+
+        Passed over: sequences evicted meanwhile (their key is gone), and priorities not finite or negative.
+        """
+        priorities = np.asarray(priorities, np.float64)
+        with self._lock:
+            valid = (self._keys[slots] == keys) & (np.asarray(keys) >= 0)
+            valid &= np.isfinite(priorities) & (priorities >= 0)
+            self._set_priorities(np.asarray(slots)[valid], priorities[valid])
+            return int(valid.sum())
+
+    def priorities(self) -> np.ndarray:
+        """Priorities of all stored sequences, oldest first, float64 [n]; a copy."""
+        with self._lock:
+            return self._priorities[np.array(self._order, np.int64)]
+
+    def stats(self) -> dict[str, float]:
+        """Fill and priorities, as numbers by name."""
+        with self._lock:
+            held = self._priorities[self._keys >= 0]
+            return {
+                "sequences": float(len(self._order)),
+                "steps": float(self.num_steps),
+                "bytes": float(self.num_bytes),
+                "fill_steps": self.num_steps / self.config.capacity_steps,
+                "fill_bytes": self.num_bytes / (self.config.max_gb * 1e9),
+                "priority_mean": float(held.mean()) if len(held) else 0.0,
+                "priority_max": float(held.max()) if len(held) else 0.0,
+                "evicted": float(self.total_evicted_sequences),
+            }
+
+    def check_valid(self) -> None:
+        """Raise AssertionError unless slots, order, tree and counters agree; O(n), for tests."""
+        with self._lock:
+            self._tree.check_valid()
+            held = np.array(self._order, np.int64)
+            expect = {slot for slot, blob in enumerate(self._blobs) if blob is not None}
+            checks = {
+                "order and slots differ": len(held) == len(expect) and set(held.tolist()) == expect,
+                "free and held slots overlap": not expect & set(self._free),
+                "slots are missing": len(expect) + len(self._free) == len(self._blobs),
+                "steps are miscounted": self.num_steps == int(self._new_steps[held].sum()),
+                "bytes are miscounted": self.num_bytes
+                == sum(len(self._blobs[slot]) + ITEM_OVERHEAD_BYTES for slot in expect),  # type: ignore[arg-type]
+                "keys are out of order": bool(np.all(np.diff(self._keys[held]) > 0)),
+                "an empty slot has a key": int((self._keys >= 0).sum()) == len(expect),
+                "an empty slot can be drawn": bool(np.all(self._tree.get(np.array(self._free, np.int64)) == 0)),
+                "a held slot cannot be drawn": bool(np.all(self._tree.get(held) > 0)),
+                "a limit is exceeded": self.num_bytes <= self.config.max_gb * 1e9
+                and (self.num_steps <= self.config.capacity_steps or len(held) == 1),
+            }
+            for problem, fine in checks.items():
+                if not fine:
+                    raise AssertionError(problem)
+
+    def save(self, directory: Path, name: str) -> None:
+        """Write everything as ``name.json`` (counters, random state), ``name.npz`` and ``name.blobs``.
+
+        Blobs are streamed, so saving takes no second copy in memory.
+        """
+        with self._lock:
+            order = np.array(self._order, np.int64)
+            blobs = [self._blobs[slot] for slot in order]
+            with open(directory / f"{name}.blobs", "wb") as file:
+                file.writelines(blobs)  # type: ignore[arg-type]
+            np.savez(
+                directory / f"{name}.npz",
+                order=order,
+                free=np.array(self._free, np.int64),
+                keys=self._keys[order],
+                new_steps=self._new_steps[order],
+                born=self._born[order],
+                priorities=self._priorities[order],
+                sizes=np.array([len(blob) for blob in blobs], np.int64),  # type: ignore[arg-type]
+            )
+            state = {
+                "num_slots": len(self._blobs),
+                "total_added_steps": self.total_added_steps,
+                "total_added_sequences": self.total_added_sequences,
+                "total_evicted_sequences": self.total_evicted_sequences,
+                "rng": self._rng.bit_generator.state,
+            }
+            (directory / f"{name}.json").write_text(json.dumps(state))
+
+    def load(self, directory: Path, name: str) -> None:
+        """Continue from `save`, draw for draw; where the limits are smaller now, the oldest are left out.
+
+        Raises ValueError if the files contradict each other.
+        """
+        state = json.loads((directory / f"{name}.json").read_text())
+        with np.load(directory / f"{name}.npz", allow_pickle=False) as arrays:
+            saved = {key: arrays[key] for key in arrays.files}
+        blob_file = directory / f"{name}.blobs"
+        if blob_file.stat().st_size != int(saved["sizes"].sum()):
+            raise ValueError(f"{blob_file} does not have the size that {name}.npz says")
+        with self._lock:
+            self._clear(int(state["num_slots"]))
+            order = saved["order"]
+            with open(blob_file, "rb") as file:
+                for slot, size in zip(order, saved["sizes"], strict=True):
+                    self._blobs[slot] = file.read(int(size))
+            self._keys[order] = saved["keys"]
+            self._new_steps[order] = saved["new_steps"]
+            self._born[order] = saved["born"]
+            self._set_priorities(order, saved["priorities"])
+            self._free = saved["free"].tolist()
+            self._order = deque(order.tolist())
+            self.num_steps = int(saved["new_steps"].sum())
+            self.num_bytes = int(saved["sizes"].sum()) + ITEM_OVERHEAD_BYTES * len(order)
+            self.total_added_steps = state["total_added_steps"]
+            self.total_added_sequences = state["total_added_sequences"]
+            self.total_evicted_sequences = state["total_evicted_sequences"]
+            self._rng.bit_generator.state = state["rng"]
+            limit = self.config.max_gb * 1e9
+            while len(self._order) > 1 and (self.num_steps > self.config.capacity_steps or self.num_bytes > limit):
+                self._evict()

@@ -1,0 +1,157 @@
+"""Who may import whom: the layers of the design, read off every source file's imports."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# For each package: what it may import beside itself and the standard library. A dotted name allows that module only.
+ALLOWED = {
+    "agent57": {"numpy", "torch"},
+    "replay": {"numpy", "zstandard", "agent57.structures", "agent57.config"},
+    "actors": {"numpy", "torch", "gymnasium", "ale_py", "agent57"},
+    "learner": {"numpy", "torch", "agent57"},
+}
+CLUSTER_ONLY = {"ray", "tensorboard", "tensorboardX", "torch.utils.tensorboard"}
+# The algorithm has no files, threads, processes, clocks, environment variables, hidden seeds or late imports.
+IMPURE = {
+    *("asyncio", "concurrent", "multiprocessing", "queue", "signal", "select", "selectors", "subprocess", "threading"),
+    *("atexit", "builtins", "ctypes", "importlib", "_thread"),
+    *("datetime", "platform", "resource", "sched", "time", "uuid", "secrets", "random"),
+    *("fcntl", "fileinput", "glob", "io", "logging", "mmap", "os", "pathlib", "shutil", "sqlite3", "sys", "tempfile"),
+    *("socket", "urllib"),
+}
+PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+PROJECT = {"agent57", "replay", "actors", "learner", "cluster", "launch"}
+
+
+def within(module: str, allowed: str) -> bool:
+    return module == allowed or module.startswith(allowed + ".")
+
+
+def imported_modules(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import; ``from a import b`` yields a.b, which is how a submodule arrives."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join(filter(None, [package if node.level else "", node.module]))
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def may_import(package: str, module: str) -> bool:
+    top = module.split(".")[0]
+    return top == package or top in sys.stdlib_module_names or any(within(module, name) for name in ALLOWED[package])
+
+
+def violations(source: str, package: str) -> list[str]:
+    """What ``source``, a file of ``package`` ("launch" for the launcher), imports or calls against the rules."""
+    tree = ast.parse(source)
+    found = []
+    for line, module in imported_modules(tree, package):
+        top = module.split(".")[0]
+        if top in PICKLES:
+            found.append(f"line {line}: {module}: pickles run code when loaded")
+        if package != "cluster" and any(within(module, name) for name in CLUSTER_ONLY):
+            found.append(f"line {line}: {module}: only cluster/ knows it")
+        if package == "launch" and top in PROJECT - {"launch", "cluster"}:
+            found.append(f"line {line}: {module}: launch.py knows cluster/ only")
+        if package == "cluster" and top == "launch":
+            found.append(f"line {line}: {module}: imports go downwards only")
+        if package == "agent57" and top in IMPURE:
+            found.append(f"line {line}: {module}: the algorithm has no outside world")
+        if package in ALLOWED and not may_import(package, module):
+            found.append(f"line {line}: {module}: not for {package}/")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            found += [f"line {node.lineno}: {reason}" for reason in forbidden_call(node, package)]
+    return found
+
+
+def forbidden_call(node: ast.Call, package: str) -> Iterator[str]:
+    called = ast.unparse(node.func)
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+    if called == "torch.load" and keywords.get("weights_only") != "True":
+        yield "torch.load without weights_only=True unpickles"
+    if called in ("np.load", "numpy.load") and keywords.get("allow_pickle", "False") != "False":
+        yield "numpy.load with allow_pickle unpickles"
+    if package == "agent57" and called in ("open", "__import__", "exec", "eval", "torch.save", "torch.load"):
+        yield f"{called}: the algorithm has no outside world"
+
+
+def sources() -> list[tuple[str, Path]]:
+    packages = ["agent57", "replay", "actors", "learner", "cluster"]
+    found = [(package, path) for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
+    return [*found, *[("launch", path) for path in [ROOT / "launch.py"] if path.exists()]]
+
+
+@pytest.mark.parametrize(
+    ("package", "path"), [pytest.param(*entry, id=str(entry[1].relative_to(ROOT))) for entry in sources()]
+)
+def test_imports_go_downwards_only(package: str, path: Path) -> None:
+    assert violations(path.read_text(), package) == []
+
+
+def test_the_algorithm_was_found() -> None:
+    """An empty list of files would pass every rule."""
+    assert {"structures.py", "retrace.py", "bandit.py"} <= {path.name for package, path in sources()}
+
+
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        ("agent57", "import os"),
+        ("agent57", "def f():\n    from threading import Lock"),
+        ("agent57", "from time import time"),
+        ("agent57", "from pathlib import Path"),
+        ("agent57", "import gymnasium"),
+        ("agent57", "import ray"),
+        ("agent57", "import replay.codec"),
+        ("agent57", "open('file')"),
+        ("replay", "import torch"),
+        ("replay", "from agent57 import networks"),
+        ("replay", "from agent57.losses import sequence_priorities"),
+        ("replay", "import agent57.retrace"),
+        ("actors", "from learner.learner import Learner"),
+        ("actors", "import learner"),
+        ("actors", "from replay.codec import encode"),
+        ("actors", "from torch.utils.tensorboard import SummaryWriter"),
+        ("actors", "from torch.utils import tensorboard"),
+        ("learner", "import actors.rollout"),
+        ("learner", "import ray"),
+        ("learner", "from cluster import config"),
+        ("learner", "import tensorboard.summary"),
+        ("cluster", "import launch"),
+        ("cluster", "import pickle"),
+        ("cluster", "from cloudpickle import dumps"),
+        ("cluster", "torch.load(path)"),
+        ("cluster", "torch.load(path, weights_only=False)"),
+        ("cluster", "np.load(path, allow_pickle=True)"),
+        ("launch", "from agent57.config import AgentConfig"),
+        ("launch", "import ray"),
+    ],
+)
+def test_the_rules_can_fail(package: str, source: str) -> None:
+    assert violations(source, package) != []
+
+
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        ("agent57", "import math\nimport torch.nn.functional as F\nfrom agent57.config import LossConfig"),
+        ("replay", "import threading\nimport zstandard\nfrom agent57.structures import SequenceBatch"),
+        ("actors", "import gymnasium\nfrom agent57.networks import Agent\nfrom . import lanes"),
+        ("learner", "import time\nfrom torch import nn\nfrom agent57 import losses"),
+        ("cluster", "import ray\nfrom torch.utils.tensorboard import SummaryWriter\nimport actors.rollout"),
+        ("cluster", "torch.load(path, weights_only=True)\nnp.load(path)"),
+        ("launch", "import sys\nfrom cluster.config import RunConfig"),
+    ],
+)
+def test_what_is_allowed_passes(package: str, source: str) -> None:
+    assert violations(source, package) == []
