@@ -43,7 +43,7 @@ class EnvironmentConfig:
     noop_max: int = 30
     """Atari: an episode begins with 0 to this many no-op frames, chosen at random."""
     max_frames: int = 108_000
-    """Atari: emulator frames after which an episode is truncated (30 minutes of play)."""
+    """Atari: emulator frames, no-ops apart, after which an episode is truncated (30 minutes of play)."""
     sticky_actions: float = 0.0
     """Atari: probability that the emulator repeats the previous action instead."""
     max_episode_steps: int | None = None
@@ -132,7 +132,7 @@ class LaneEnvironments:
         result = self._lanes.step(actions)
         if self.reproducible:
             begins = self._ended
-            self._history.record(actions, ~begins)
+            self._history.record(actions)
             if begins.any():
                 seeds = self._history.begin(begins)
                 result.observations[begins] = self._lanes.reset(seeds, begins)[begins]
@@ -209,9 +209,7 @@ class _AtariLanes:
         self.spec = EnvironmentSpec((1, 84, 84), "uint8", 255.0, int(self._vector.single_action_space.n))
 
     def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        # The first reset must not name lanes, even if it names them all.
-        options = None if lanes.all() else {"reset_mask": lanes}
-        observations, _ = self._vector.reset(seed=seeds, options=options)
+        observations, _ = self._vector.reset(seed=seeds, options={"reset_mask": lanes})
         return observations
 
     def step(self, actions: np.ndarray) -> EnvironmentStep:
@@ -305,7 +303,7 @@ def _registered(env_id: str) -> EnvSpec:
 
 
 def _suggestion(name: str) -> str:
-    """ "did you mean ...?", from the registered ids that look most like ``name``."""
+    """What to try instead: the registered ids that look most like ``name``."""
     # Later versions of an environment overwrite earlier ones; ALE/Pong-v5 is found as "pong" too.
     spellings: dict[str, str] = {}
     for registered in gymnasium.registry.values():

@@ -167,7 +167,7 @@ class Lanes:
     def _intrinsic_rewards(self, observations: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(r^i, episodic part, alpha, RND error) of what just arrived, each [L]; 0 at an episode's start."""
         episodic = self.memory.bonus(self._embeddings.embed(observations).cpu().numpy())
-        if float(self.networks.rnd.observation_count) == 0:
+        if float(self.networks.rnd.normalizer.count) == 0:
             alpha, errors = np.ones(self.num_lanes, np.float32), np.full(self.num_lanes, np.nan, np.float32)
         else:
             errors = self.networks.rnd(observations).cpu().numpy()
@@ -179,10 +179,11 @@ class Lanes:
         self, observations: Tensor, intrinsic_rewards: np.ndarray, recurrent: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(Q-values [2, L, A], recurrent states after the step [2, 2, L, H])."""
-        inputs = [
+        previous_actions, extrinsic_rewards, rewards, policy_index = (
             torch.from_numpy(array).to(self.device)
             for array in (self._previous_actions, self._extrinsic_rewards, intrinsic_rewards, self.policy_index)
-        ]
+        )
+        inputs = (previous_actions, extrinsic_rewards, rewards / self.networks.intrinsic_scale, policy_index)
         values, states = [], []
         for net, network in ((EXTRINSIC, self.networks.q_ext), (INTRINSIC, self.networks.q_int)):
             q, (h, c) = network.step(observations, *inputs, (recurrent[net, 0], recurrent[net, 1]))

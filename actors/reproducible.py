@@ -43,10 +43,10 @@ class EpisodeHistory:
         self.episodes += lanes
         return self.episode_seeds[lanes]
 
-    def record(self, actions: np.ndarray, lanes: np.ndarray) -> None:
-        """Note one action in each of ``lanes`` (bool [L])."""
-        for lane in np.flatnonzero(lanes):
-            self.actions[lane].append(int(actions[lane]))
+    def record(self, actions: np.ndarray) -> None:
+        """Note the actions [L] of one step; `begin` forgets those of lanes that were only reset by it."""
+        for lane, action in enumerate(actions):
+            self.actions[lane].append(int(action))
 
     def replay(self, environments: Lanes) -> tuple[np.ndarray, np.ndarray]:
         """(observations [L, *obs], ended bool [L]) after every lane has played its current episode again.

@@ -196,9 +196,8 @@ class RolloutWorker:
             q[:, : n + 1, column] = item.q.swapaxes(0, 1)
         tensors, q_tensor = batch.to_torch(), torch.from_numpy(q)
         networks, loss = self.lanes.networks, self.agent.loss
-        td, _ = td_errors(
-            q_tensor, q_tensor, tensors, self._betas, self._discounts, loss, networks.intrinsic_scale.cpu()
-        )
+        tensors = replace(tensors, intrinsic_rewards=tensors.intrinsic_rewards / networks.intrinsic_scale.cpu())
+        td, _ = td_errors(q_tensor, q_tensor, tensors, self._betas, self._discounts, loss)
         td = td / networks.td_scale.cpu().view(2, 1, 1)
         return sequence_priorities(td, tensors.mask, self._betas[tensors.policy_index], loss.priority_eta).numpy()
 

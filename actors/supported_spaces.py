@@ -36,7 +36,8 @@ def observation_layout(
     the space's largest value; everything else becomes float32. Raises UnsupportedEnvironment.
     """
     if isinstance(space, spaces.Discrete | spaces.MultiBinary | spaces.MultiDiscrete):
-        return (spaces.flatdim(space),), "float32", 1.0, lambda observation: np.asarray(spaces.flatten(space, observation))
+        size = spaces.flatdim(space)
+        return (size,), "float32", 1.0, lambda observation: np.asarray(spaces.flatten(space, observation))
     if not isinstance(space, spaces.Box):
         wrapper = "FlattenObservation" if space.is_np_flattenable else "TransformObservation"
         raise UnsupportedEnvironment(

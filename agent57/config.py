@@ -114,7 +114,8 @@ class LossConfig:
     normalize_td: bool = False
     """Divide each network's TD errors by their running standard deviation, in loss and priority (not in the paper)."""
     normalize_intrinsic: bool = False
-    """Divide intrinsic rewards by their running standard deviation before they are learned (not in the paper)."""
+    """Divide intrinsic rewards by their running standard deviation before the networks see and learn them (not in
+    the paper)."""
     burn_in: int = 0
     """Steps at a sequence's start that only warm up the recurrent state (0 in Agent57, 40 in R2D2)."""
 

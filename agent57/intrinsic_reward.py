@@ -50,6 +50,8 @@ class EpisodicMemory:
         self._entries = torch.zeros(num_lanes, min(self._CHUNK, capacity), embedding_dim)
         self._squared_norms = torch.full(self._entries.shape[:2], torch.inf)
         self._appended = torch.zeros(num_lanes, dtype=torch.int64)
+        # Entries are kept relative to the episode's first one: far from zero, float32 would lose small distances.
+        self._origins = torch.zeros(num_lanes, embedding_dim)
         # Numerator and denominator of the bias-corrected moving average.
         self._distance_sum = torch.zeros(num_lanes, dtype=torch.float64)
         self._distance_weight = torch.zeros(num_lanes, dtype=torch.float64)
@@ -68,6 +70,8 @@ class EpisodicMemory:
         bare formula would pay the first steps of every episode a fortune). Numpy in, numpy out.
         """
         x = torch.as_tensor(embeddings, dtype=torch.float32)
+        self._origins = torch.where((self._appended == 0).unsqueeze(1), x, self._origins)
+        x = x - self._origins
         ready = self._appended >= self.num_neighbours
         rewards = torch.zeros(len(x))
         if bool(ready.any()):
@@ -124,6 +128,7 @@ class EpisodicMemory:
         return {
             "entries": self._entries[:, :filled].clone(),
             "appended": self._appended.clone(),
+            "origins": self._origins.clone(),
             "distance_sum": self._distance_sum.clone(),
             "distance_weight": self._distance_weight.clone(),
         }
@@ -134,6 +139,7 @@ class EpisodicMemory:
             self._grow()
         self._entries[:, : saved.shape[1]] = saved
         self._appended = state["appended"].clone()
+        self._origins = state["origins"].clone()
         held = self._appended.clamp(max=self.capacity).unsqueeze(1)
         present = torch.arange(self._entries.shape[1]) < held
         self._squared_norms = torch.where(present, self._entries.square().sum(2), torch.inf)

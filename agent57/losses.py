@@ -7,7 +7,7 @@ Agent57 section 3.1 and appendix (separate Retrace losses under one shared targe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,13 +52,14 @@ def q_losses(
     """1/2 td^2, summed over valid steps and averaged over the batch, for each network.
 
     ``betas`` and ``discounts`` [N] are the policy family's; ``td_scale`` [2] and ``intrinsic_scale`` [] are 1
-    unless the normalising options are on.
+    unless the normalising options are on. The networks see the scaled intrinsic rewards too, as when acting.
     """
+    batch = replace(batch, intrinsic_rewards=batch.intrinsic_rewards / intrinsic_scale)
     q = torch.stack([unroll(online[net], batch, net, config.burn_in) for net in (EXTRINSIC, INTRINSIC)])
     with torch.no_grad():
         target_q = torch.stack([unroll(target[net], batch, net, config.burn_in) for net in (EXTRINSIC, INTRINSIC)])
     mask = loss_mask(batch, config.burn_in)
-    td, traces = td_errors(q, target_q, batch, betas, discounts, config, intrinsic_scale)
+    td, traces = td_errors(q, target_q, batch, betas, discounts, config)
     td = td / td_scale.view(2, 1, 1)
     losses = (0.5 * td.square() * mask).sum(1).mean(1)
     detached, valid = td.detach(), mask.to(td.dtype)
@@ -115,12 +116,11 @@ def td_errors(
     betas: Tensor,
     discounts: Tensor,
     config: LossConfig,
-    intrinsic_scale: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """(y^n - Q^n(x_t, a_t) for both networks [2, T, B], trace coefficients [T+1, B]).
 
     ``q``, ``target_q`` [2, T+1, B, A]. Each network has its own rewards, but both are evaluated under one
-    target policy: epsilon-greedy on the *online* combined Q. Gradients flow through ``q`` of taken actions.
+    target policy: epsilon-greedy on the *online* combined Q. Intrinsic rewards must be scaled already. Gradients flow through ``q`` of taken actions.
     """
     beta = betas[batch.policy_index].unsqueeze(-1)
     with torch.no_grad():
@@ -133,7 +133,7 @@ def td_errors(
             lambda_=config.trace_lambda,
         )
         gamma = discounts[batch.policy_index] * ~batch.terminated
-        rewards = (batch.extrinsic_rewards, batch.intrinsic_rewards / intrinsic_scale)
+        rewards = (batch.extrinsic_rewards, batch.intrinsic_rewards)
         targets = torch.stack([_targets(target_q[net], policy, rewards[net], gamma, batch, config) for net in (0, 1)])
     return targets - _taken(q, batch.actions)[:, :-1], traces
 

@@ -77,7 +77,7 @@ def blocks_to_channels(x: Tensor, side: int) -> Tensor:
     rows, columns = height // side, width // side
     if x.dtype == torch.uint8 and channels == 1 and side == 4 and x.is_contiguous():
         # Four pixels of a row move as one 32-bit number.
-        words = x.view(torch.int32).reshape(n, rows, side, columns).transpose(2, 3).contiguous()
+        words = x.reshape(n, rows, side, width).view(torch.int32).transpose(2, 3).contiguous()
         return words.view(torch.uint8).reshape(n, rows, columns, side * side).permute(0, 3, 1, 2)
     blocks = x.reshape(n, channels, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)
     # One copy, straight into channels-last order: any other order slows the layers that follow.
@@ -200,21 +200,66 @@ def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
+class ObservationNormalizer(nn.Module):
+    """Observations minus their running mean, over their running std, element by element, clipped to +-5.
+
+    The learner measures (`observe`); the moments travel with the weights. Burda et al. 2018 do this for RND.
+    The embedding needs it as much: on raw Pong frames its classifier stayed at chance for thousands of updates,
+    because nearly all of a frame is constant. ``count`` 0 means that nothing was measured yet; observations are
+    then only scaled.
+    """
+
+    CLIP = 5.0
+    mean: Tensor
+    std: Tensor
+    count: Tensor
+
+    def __init__(self, spec: EnvironmentSpec) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(spec.observation_shape))
+        self.register_buffer("std", torch.full(spec.observation_shape, spec.observation_scale))
+        self.register_buffer("count", torch.zeros(()))
+        self._min_std = 1e-3 * spec.observation_scale
+
+    @torch.no_grad()
+    def observe(self, observations: Tensor) -> None:
+        """Update mean and std with observations [n, *obs]; n = 0 changes nothing."""
+        n = len(observations)
+        if n == 0:
+            return
+        variance, mean = torch.var_mean(observations.float(), 0, correction=0)
+        weight = n / (self.count + n)
+        shift = mean - self.mean
+        # While nothing was measured, the placeholder's weight 1 - n/n is 0.
+        new_variance = (1 - weight) * self.std.square() + weight * variance + weight * (1 - weight) * shift.square()
+        self.std.copy_(new_variance.sqrt())
+        self.mean.add_(weight * shift)
+        self.count.add_(n)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """[n, *obs] -> float32 [n, *obs]."""
+        # A pixel that never changed has std 0: the floor makes any change of it count as large.
+        x = (observations.float() - self.mean) / self.std.clamp(min=self._min_std)
+        return x.clamp(-self.CLIP, self.CLIP)
+
+
 class EmbeddingNetwork(nn.Module):
     """Controllable states f(x), and the classifier p(a_t | f(x_t), f(x_{t+1})) that trains them.
 
-    NGU section 2 ("Episodic novelty module").
+    NGU section 2 ("Episodic novelty module"). It normalises its inputs by moments of its own, so that a lane
+    whose embedding must not change during an episode keeps the moments too.
     """
 
     def __init__(self, spec: EnvironmentSpec, config: NetworkConfig) -> None:
         super().__init__()
-        self.torso = Torso(spec, config)
+        self.normalizer = ObservationNormalizer(spec)
+        self.torso = Torso(spec, config, normalized=True)
         self.output = nn.Linear(config.torso_size, config.embedding_size)
         self.classifier = _head(2 * config.embedding_size, config.embedding_hidden, spec.num_actions)
 
     def forward(self, observations: Tensor) -> Tensor:
         """f(x): [N, *obs] -> float32 [N, embedding_size]."""
-        return self.output(self.torso(observations))
+        return self.output(self.torso(self.normalizer(observations)))
 
     def action_logits(self, embeddings: Tensor, next_embeddings: Tensor) -> Tensor:
         """Logits over the action between two consecutive states; [N, E], [N, E] -> [N, A]."""
@@ -224,52 +269,23 @@ class EmbeddingNetwork(nn.Module):
 class RandomNetworkDistillation(nn.Module):
     """Life-long novelty: the error of a trained predictor against a fixed random network.
 
-    Burda et al. 2018. Inputs are normalised by ``observation_mean`` and ``observation_std`` (set by the
-    learner from the frames it trains on) and clipped to +-5; without it the target's outputs are all but
-    constant and novelty is silently dead. ``observation_count`` 0 means that nothing was measured yet.
+    Burda et al. 2018. Without normalised inputs the target's outputs are all but constant and novelty is
+    silently dead.
     """
-
-    INPUT_CLIP = 5.0
-    observation_mean: Tensor
-    observation_std: Tensor
-    observation_count: Tensor
 
     def __init__(self, spec: EnvironmentSpec, config: NetworkConfig) -> None:
         super().__init__()
+        self.normalizer = ObservationNormalizer(spec)
         self.target = _rnd_network(spec, config)
         self.predictor = _rnd_network(spec, config)
         self.target.requires_grad_(False)
-        self.register_buffer("observation_mean", torch.zeros(spec.observation_shape))
-        self.register_buffer("observation_std", torch.ones(spec.observation_shape))
-        self.register_buffer("observation_count", torch.zeros(()))
 
     def forward(self, observations: Tensor) -> Tensor:
         """Mean squared error between predictor and target, [N, *obs] -> float32 [N]."""
-        x = self.normalize(observations)
+        x = self.normalizer(observations)
         with torch.no_grad():
             target = self.target(x)
         return (self.predictor(x) - target).square().mean(-1)
-
-    @torch.no_grad()
-    def observe(self, observations: Tensor) -> None:
-        """Update the per-pixel mean and std with observations [n, *obs]; n = 0 changes nothing."""
-        n = len(observations)
-        if n == 0:
-            return
-        variance, mean = torch.var_mean(observations.float(), 0, correction=0)
-        weight = n / (self.observation_count + n)
-        shift = mean - self.observation_mean
-        # While nothing was measured, std 1 is a placeholder; its weight 1 - n/n is 0.
-        old_variance = self.observation_std.square()
-        new_variance = (1 - weight) * old_variance + weight * variance + weight * (1 - weight) * shift.square()
-        self.observation_std.copy_(new_variance.sqrt())
-        self.observation_mean.add_(weight * shift)
-        self.observation_count.add_(n)
-
-    def normalize(self, observations: Tensor) -> Tensor:
-        # A pixel that never changed has std 0: the floor makes any change of it count as large.
-        x = (observations.float() - self.observation_mean) / self.observation_std.clamp(min=1e-3)
-        return x.clamp(-self.INPUT_CLIP, self.INPUT_CLIP)
 
 
 def _rnd_network(spec: EnvironmentSpec, config: NetworkConfig) -> nn.Sequential:

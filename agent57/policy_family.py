@@ -79,7 +79,8 @@ def epsilon_greedy(q: Tensor, epsilon: float | Tensor) -> Tensor:
     ``epsilon`` is a number or broadcasts against ``q``'s leading dimensions, [...].
     """
     num_actions = q.shape[-1]
-    epsilon = torch.as_tensor(epsilon, dtype=q.dtype, device=q.device)
+    dtype = q.dtype if q.is_floating_point() else torch.get_default_dtype()
+    epsilon = torch.as_tensor(epsilon, dtype=dtype, device=q.device)
     if epsilon.ndim:
         epsilon = epsilon.unsqueeze(-1)
     probabilities = (epsilon / num_actions).expand(q.shape).clone()

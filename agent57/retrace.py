@@ -54,7 +54,8 @@ def retrace_targets(
     # The step after t enters the sum only if its own transition happened.
     continues = torch.cat([mask[1:], torch.zeros_like(mask[:1])])
     deltas = mask * (rewards[1:] + discounts[1:] * expected[1:] - taken[:-1])
-    weights = discounts[1:] * traces[1:] * continues
+    # where, not a product: unused probabilities may be 0, and 0 / 0 times 0 is not 0.
+    weights = torch.where(continues > 0, discounts[1:] * traces[1:], 0.0)
     corrections = _discounted_sum_from_the_end(deltas, weights)
     targets = taken[:-1] + corrections
     return targets if eps is None else rescale(targets, eps)

@@ -64,7 +64,7 @@ def worker_rate(agent: AgentConfig, lanes: int, dtype: str, repeats: int) -> tup
     actor = ActorConfig(torso_dtype=dtype, steps_per_request=CHUNK)
     worker = RolloutWorker(ENV, agent, actor, EnvironmentConfig(), 0, lanes, lanes, seed=0)
     # The learner's moments switch RND on; without them a worker skips it.
-    worker.lanes.networks.rnd.observation_count.fill_(1)
+    worker.lanes.networks.rnd.normalizer.count.fill_(1)
 
     def play() -> None:
         for sequence in worker.rollout(CHUNK, [[] for _ in range(lanes)]).sequences:

@@ -146,7 +146,6 @@ class Learner:
         t, b = last_transitions(batch.mask, self.config.auxiliary_steps)
         observations, arrived = batch.observations[t, b], batch.observations[t + 1, b]
         embedding, accuracy = embedding_loss(networks.embedding, observations, arrived, batch.actions[t, b])
-        networks.rnd.observe(arrived)
         rnd = rnd_loss(networks.rnd, arrived)
 
         for optimizer in self._optimizers.values():
@@ -159,6 +158,9 @@ class Learner:
 
         for optimizer in self._optimizers.values():
             optimizer.step()
+        # Only now: a batch that had to be skipped must not leave its NaN in the moments.
+        networks.rnd.normalizer.observe(arrived)
+        networks.embedding.normalizer.load_state_dict(networks.rnd.normalizer.state_dict())
         self._update_scales(result, batch)
         self.updates += 1
         if self.updates % self.config.target_period == 0:

@@ -33,11 +33,19 @@ Blob = bytes | bytearray | memoryview | np.ndarray
 
 
 class _ThreadZstd(threading.local):
-    """Each thread's own zstd contexts: they are costly to make and must not be shared between threads."""
+    """Each thread's own zstd contexts, which threads must not share, and its buffer for one sequence's frames."""
 
     def __init__(self) -> None:
         self.compressors: dict[int, zstandard.ZstdCompressor] = {}
         self.decompressor = zstandard.ZstdDecompressor()
+        self._frames: np.ndarray | None = None
+
+    def frames(self, spec: SequenceSpec) -> np.ndarray:
+        """[T+1, *obs], reused: fresh memory for every sequence costs four times its decompression."""
+        shape, dtype = (spec.trace_length + 1, *spec.environment.observation_shape), spec.environment.observation_dtype
+        if self._frames is None or self._frames.shape != shape or self._frames.dtype != dtype:
+            self._frames = np.empty(shape, dtype)
+        return self._frames
 
     def compressor(self, level: int) -> zstandard.ZstdCompressor:
         if level not in self.compressors:
@@ -82,10 +90,17 @@ def encode_sequence(sequence: Sequence, level: int = 1) -> bytes:
 
 
 def decode_sequence(blob: Blob, spec: SequenceSpec) -> Sequence:
-    """The sequence that ``encode_sequence`` put into ``blob``; its observations are read-only.
+    """The sequence that ``encode_sequence`` put into ``blob``.
 
     Raises ValueError if the blob is damaged, is no sequence at all, or does not fit ``spec``.
     """
+    environment = spec.environment
+    frames = np.empty((spec.trace_length + 1, *environment.observation_shape), environment.observation_dtype)
+    return _decode(blob, spec, frames)
+
+
+def _decode(blob: Blob, spec: SequenceSpec, frames: np.ndarray) -> Sequence:
+    """As ``decode_sequence``; the observations are a view of ``frames`` [T+1, *obs], which is written to."""
     view = (blob.data if isinstance(blob, np.ndarray) else memoryview(blob)).cast("B")
     if len(view) < _HEADER.size + _CHECKSUM.size or view[: len(_MAGIC)] != _MAGIC:
         raise ValueError(f"not an encoded sequence: {len(view)} bytes that do not begin with {_MAGIC!r}")
@@ -117,7 +132,7 @@ def decode_sequence(blob: Blob, spec: SequenceSpec) -> Sequence:
     floats = np.frombuffer(body, _FLOAT, 3 * (n + 1) + 4 * lstm_size, floats_at).astype(np.float32)
     steps = floats[: 3 * (n + 1)].reshape(3, n + 1)
     return Sequence(
-        observations=_decompress(body[frames_at:], (n + 1, *shape), _DTYPES[dtype]),
+        observations=_decompress(body[frames_at:], frames[: n + 1]),
         previous_actions=actions[:-1],
         actions=actions[1:],
         behaviour_probs=steps[0],
@@ -144,7 +159,7 @@ def decode_batch(
     view = blob.data
 
     def decode_column(column: int) -> None:
-        batch.fill(column, decode_sequence(view[offsets[column] : offsets[column + 1]], spec))
+        batch.fill(column, _decode(view[offsets[column] : offsets[column + 1]], spec, _zstd.frames(spec)))
 
     columns = range(len(offsets) - 1)
     # list() waits for every column and raises the first error.
@@ -152,15 +167,19 @@ def decode_batch(
     return batch
 
 
-def _decompress(frames: memoryview, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Read-only array of ``shape``; the size is checked before memory is taken, so no blob can exhaust it."""
-    expected_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+def _decompress(compressed: memoryview, frames: np.ndarray) -> np.ndarray:
+    """``frames``, filled to its last byte."""
+    remaining = frames.data.cast("B")
     try:
-        if zstandard.get_frame_parameters(frames).content_size == expected_bytes:
-            return np.frombuffer(_zstd.decompressor.decompress(frames), dtype).reshape(shape)
+        if zstandard.get_frame_parameters(compressed).content_size == frames.nbytes:
+            with _zstd.decompressor.stream_reader(compressed) as reader:
+                while remaining and (count := reader.readinto(remaining)):
+                    remaining = remaining[count:]
+            if not remaining:
+                return frames
     except zstandard.ZstdError as error:
         raise ValueError(f"encoded sequence is damaged: {error}") from error
-    raise ValueError(f"encoded sequence is damaged: its frames do not decompress to {expected_bytes} bytes")
+    raise ValueError(f"encoded sequence is damaged: its frames do not decompress to {frames.nbytes} bytes")
 
 
 def _check_sequence(sequence: Sequence) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+import zlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,13 +102,15 @@ class PrioritizedReplay:
         """Insert sequences; ``new_steps`` int64 [n] are the environment steps that no earlier one held.
 
         Blobs are copied unless they are bytes already. Raises ValueError, inserting nothing, for priorities that
-        are not finite or are negative, and for a blob larger than the whole replay.
+        are not finite or are negative, and for a sequence larger than the whole replay.
         """
-        priorities = np.asarray(priorities, np.float64)
+        priorities, new_steps = np.asarray(priorities, np.float64), np.asarray(new_steps, np.int64)
         if not len(blobs) == len(priorities) == len(new_steps):
             raise ValueError("blobs, priorities and new_steps must have one entry per sequence")
-        if not np.all(np.isfinite(priorities) & (priorities >= 0)):
+        if not np.all(_usable(priorities)):
             raise ValueError("priorities must be finite and not negative")
+        if np.any((new_steps < 0) | (new_steps > self.config.capacity_steps)):
+            raise ValueError(f"new_steps must lie between 0 and replay.capacity-steps {self.config.capacity_steps}")
         limit = self.config.max_gb * 1e9
         largest = max((len(blob) for blob in blobs), default=0)
         if largest + ITEM_OVERHEAD_BYTES > limit:
@@ -174,13 +177,13 @@ class PrioritizedReplay:
             total = self._tree.total
             prefixes = (np.arange(batch_size) + self._rng.random(batch_size)) / batch_size * total
             slots = self._tree.find(np.minimum(prefixes, np.nextafter(total, 0)))
-            blobs = [self._blobs[slot] for slot in slots]
+            blobs = [blob for slot in slots if (blob := self._blobs[slot]) is not None]
             return SampledSequences(
                 slots=slots,
                 keys=self._keys[slots],
                 probabilities=self._tree.get(slots) / total,
-                blob=np.frombuffer(b"".join(blobs), np.uint8),  # type: ignore[arg-type]
-                offsets=np.cumsum([0, *(len(blob) for blob in blobs)], dtype=np.int64),  # type: ignore[arg-type]
+                blob=np.frombuffer(b"".join(blobs), np.uint8),
+                offsets=np.cumsum([0, *(len(blob) for blob in blobs)], dtype=np.int64),
                 ages=self.total_added_steps - self._born[slots],
             )
 
@@ -189,11 +192,13 @@ class PrioritizedReplay:
 
         Passed over: sequences evicted meanwhile (their key is gone), and priorities not finite or negative.
         """
+        slots, keys = np.asarray(slots, np.int64), np.asarray(keys, np.int64)
         priorities = np.asarray(priorities, np.float64)
         with self._lock:
-            valid = (self._keys[slots] == keys) & (np.asarray(keys) >= 0)
-            valid &= np.isfinite(priorities) & (priorities >= 0)
-            self._set_priorities(np.asarray(slots)[valid], priorities[valid])
+            # A restarted shard may have fewer slots than the learner remembers.
+            valid = _usable(priorities) & (slots >= 0) & (slots < len(self._keys)) & (keys >= 0)
+            valid[valid] = self._keys[slots[valid]] == keys[valid]
+            self._set_priorities(slots[valid], priorities[valid])
             return int(valid.sum())
 
     def priorities(self) -> np.ndarray:
@@ -224,17 +229,17 @@ class PrioritizedReplay:
             expect = {slot for slot, blob in enumerate(self._blobs) if blob is not None}
             checks = {
                 "order and slots differ": len(held) == len(expect) and set(held.tolist()) == expect,
-                "free and held slots overlap": not expect & set(self._free),
+                "free and held slots overlap": expect.isdisjoint(self._free),
                 "slots are missing": len(expect) + len(self._free) == len(self._blobs),
                 "steps are miscounted": self.num_steps == int(self._new_steps[held].sum()),
                 "bytes are miscounted": self.num_bytes
-                == sum(len(self._blobs[slot]) + ITEM_OVERHEAD_BYTES for slot in expect),  # type: ignore[arg-type]
+                == sum(len(blob) + ITEM_OVERHEAD_BYTES for blob in self._blobs if blob is not None),
                 "keys are out of order": bool(np.all(np.diff(self._keys[held]) > 0)),
                 "an empty slot has a key": int((self._keys >= 0).sum()) == len(expect),
                 "an empty slot can be drawn": bool(np.all(self._tree.get(np.array(self._free, np.int64)) == 0)),
                 "a held slot cannot be drawn": bool(np.all(self._tree.get(held) > 0)),
                 "a limit is exceeded": self.num_bytes <= self.config.max_gb * 1e9
-                and (self.num_steps <= self.config.capacity_steps or len(held) == 1),
+                and self.num_steps <= self.config.capacity_steps,
             }
             for problem, fine in checks.items():
                 if not fine:
@@ -243,23 +248,14 @@ class PrioritizedReplay:
     def save(self, directory: Path, name: str) -> None:
         """Write everything as ``name.json`` (counters, random state), ``name.npz`` and ``name.blobs``.
 
-        Blobs are streamed, so saving takes no second copy in memory.
+        The state is that of the moment of the call: blobs are streamed without a second copy in memory, and
+        without the lock, so that actors and learner need not wait for the disk.
         """
         with self._lock:
             order = np.array(self._order, np.int64)
-            blobs = [self._blobs[slot] for slot in order]
-            with open(directory / f"{name}.blobs", "wb") as file:
-                file.writelines(blobs)  # type: ignore[arg-type]
-            np.savez(
-                directory / f"{name}.npz",
-                order=order,
-                free=np.array(self._free, np.int64),
-                keys=self._keys[order],
-                new_steps=self._new_steps[order],
-                born=self._born[order],
-                priorities=self._priorities[order],
-                sizes=np.array([len(blob) for blob in blobs], np.int64),  # type: ignore[arg-type]
-            )
+            blobs = [blob for slot in self._order if (blob := self._blobs[slot]) is not None]
+            free, keys, new_steps = np.array(self._free, np.int64), self._keys[order], self._new_steps[order]
+            born, priorities = self._born[order], self._priorities[order]
             state = {
                 "num_slots": len(self._blobs),
                 "total_added_steps": self.total_added_steps,
@@ -267,37 +263,94 @@ class PrioritizedReplay:
                 "total_evicted_sequences": self.total_evicted_sequences,
                 "rng": self._rng.bit_generator.state,
             }
-            (directory / f"{name}.json").write_text(json.dumps(state))
+        checksum = 0
+        with open(directory / f"{name}.blobs", "wb") as file:
+            for blob in blobs:
+                file.write(blob)
+                checksum = zlib.crc32(blob, checksum)
+        sizes = np.array([len(blob) for blob in blobs], np.int64)
+        np.savez(
+            directory / f"{name}.npz",
+            order=order,
+            free=free,
+            keys=keys,
+            new_steps=new_steps,
+            born=born,
+            priorities=priorities,
+            sizes=sizes,
+        )
+        (directory / f"{name}.json").write_text(json.dumps({**state, "blobs_crc32": checksum}))
 
     def load(self, directory: Path, name: str) -> None:
         """Continue from `save`, draw for draw; where the limits are smaller now, the oldest are left out.
 
-        Raises ValueError if the files contradict each other.
+        Raises ValueError, leaving the replay as it was, if a file is missing or damaged.
         """
-        state = json.loads((directory / f"{name}.json").read_text())
-        with np.load(directory / f"{name}.npz", allow_pickle=False) as arrays:
-            saved = {key: arrays[key] for key in arrays.files}
-        blob_file = directory / f"{name}.blobs"
-        if blob_file.stat().st_size != int(saved["sizes"].sum()):
-            raise ValueError(f"{blob_file} does not have the size that {name}.npz says")
+        try:
+            state = json.loads((directory / f"{name}.json").read_text())
+            with np.load(directory / f"{name}.npz", allow_pickle=False) as arrays:
+                saved = {key: arrays[key] for key in arrays.files}
+            _check_saved(saved, int(state["num_slots"]), int(state["total_added_sequences"]))
+            steps = np.cumsum(saved["new_steps"][::-1])
+            size = np.cumsum(saved["sizes"][::-1] + ITEM_OVERHEAD_BYTES)
+            # Both sums rise from the newest to the oldest, so those that fit are the newest.
+            fits = (steps <= self.config.capacity_steps) & (size <= self.config.max_gb * 1e9)
+            first = len(fits) - int(fits.sum())
+            blobs, checksum = _read_blobs(directory / f"{name}.blobs", saved["sizes"], first)
+            require(checksum == state["blobs_crc32"], "the sequences do not have the checksum recorded for them")
+            rng = np.random.default_rng()
+            rng.bit_generator.state = state["rng"]
+            counters = {
+                key: int(state[f"total_{key}"]) for key in ("added_steps", "added_sequences", "evicted_sequences")
+            }
+        except Exception as error:  # each parser fails in its own way on a damaged file
+            raise ValueError(f"cannot load the replay {directory / name}: {type(error).__name__}: {error}") from error
+        kept = {key: saved[key][first:] for key in ("order", "keys", "new_steps", "born", "priorities", "sizes")}
         with self._lock:
             self._clear(int(state["num_slots"]))
-            order = saved["order"]
-            with open(blob_file, "rb") as file:
-                for slot, size in zip(order, saved["sizes"], strict=True):
-                    self._blobs[slot] = file.read(int(size))
-            self._keys[order] = saved["keys"]
-            self._new_steps[order] = saved["new_steps"]
-            self._born[order] = saved["born"]
-            self._set_priorities(order, saved["priorities"])
-            self._free = saved["free"].tolist()
+            order = kept["order"]
+            for slot, blob in zip(order, blobs, strict=True):
+                self._blobs[slot] = blob
+            self._keys[order] = kept["keys"]
+            self._new_steps[order] = kept["new_steps"]
+            self._born[order] = kept["born"]
+            self._set_priorities(order, kept["priorities"])
+            self._free = saved["free"].tolist() + saved["order"][:first].tolist()
             self._order = deque(order.tolist())
-            self.num_steps = int(saved["new_steps"].sum())
-            self.num_bytes = int(saved["sizes"].sum()) + ITEM_OVERHEAD_BYTES * len(order)
-            self.total_added_steps = state["total_added_steps"]
-            self.total_added_sequences = state["total_added_sequences"]
-            self.total_evicted_sequences = state["total_evicted_sequences"]
-            self._rng.bit_generator.state = state["rng"]
-            limit = self.config.max_gb * 1e9
-            while len(self._order) > 1 and (self.num_steps > self.config.capacity_steps or self.num_bytes > limit):
-                self._evict()
+            self.num_steps = int(kept["new_steps"].sum())
+            self.num_bytes = int(kept["sizes"].sum()) + ITEM_OVERHEAD_BYTES * len(order)
+            self.total_added_steps = counters["added_steps"]
+            self.total_added_sequences = counters["added_sequences"]
+            self.total_evicted_sequences = counters["evicted_sequences"] + first
+            self._rng = rng
+
+
+def _usable(priorities: np.ndarray) -> np.ndarray:
+    """Not NaN, not negative, and not so large that a sum of weights could overflow; bool [n]."""
+    return (priorities >= 0) & (priorities <= np.finfo(np.float32).max)
+
+
+def _read_blobs(path: Path, sizes: np.ndarray, first: int) -> tuple[list[bytes], int]:
+    """The blobs from number ``first`` on, and the CRC-32 of the whole file."""
+    require(path.stat().st_size == int(sizes.sum()), "the sequences do not have the size recorded for them")
+    blobs: list[bytes] = []
+    checksum = 0
+    with open(path, "rb") as file:
+        for number, size in enumerate(sizes.tolist()):
+            blob = file.read(size)
+            checksum = zlib.crc32(blob, checksum)
+            if number >= first:
+                blobs.append(blob)
+    return blobs, checksum
+
+
+def _check_saved(saved: dict[str, np.ndarray], num_slots: int, next_key: int) -> None:
+    """Raise ValueError unless these arrays could have come from `save`."""
+    order, free = saved["order"], saved["free"]
+    per_sequence = [saved[key] for key in ("keys", "new_steps", "born", "priorities", "sizes")]
+    require(all(array.shape == order.shape for array in per_sequence), "its arrays differ in length")
+    slots = np.sort(np.concatenate([order, free]))
+    require(np.array_equal(slots, np.arange(num_slots)), "its slots do not fit together")
+    require(bool(np.all(np.diff([-1, *saved["keys"], next_key]) > 0)), "its keys are out of order")
+    require(bool(np.all(_usable(saved["priorities"]))), "its priorities are not finite or are negative")
+    require(bool(np.all(saved["new_steps"] >= 0) and np.all(saved["sizes"] >= 0)), "its sizes are negative")
