@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     if command in ("-h", "--help", "help"):
         print(__doc__.strip() + "\n\n" + USAGE)
         return 0
-    from cluster.errors import UserError
+    from cluster.errors import TrainingStopped, UserError
 
     try:
         if command == "train":
@@ -34,20 +34,17 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except TrainingStopped as error:
+        print(f"error: training stopped: {error}", file=sys.stderr)
+        return 1
 
 
 def _train(arguments: list[str]) -> int:
     from cluster.command_line import parse_train
     from cluster.commands import train
-    from cluster.supervisor import CrashLoop
-    from learner.learner import TrainingDiverged
 
     parsed = parse_train(arguments)
-    try:
-        return train(parsed.config, parsed.preset, parsed.resume)
-    except (CrashLoop, TrainingDiverged) as error:
-        print(f"error: training stopped: {error}", file=sys.stderr)
-        return 1
+    return train(parsed.config, parsed.preset, parsed.resume)
 
 
 def _eval(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
@@ -23,9 +24,9 @@ def main() -> None:
         if tag.startswith("learner/"):
             check(all(map(math.isfinite, series.values)), f"{tag} is finite everywhere (last {series.values[-1]:.4g})")
     frames = metrics["rate/learner_updates"].env_frames
-    check(all(b >= a for a, b in zip(frames, frames[1:], strict=False)), "env frames never go back")
+    check(all(b >= a for a, b in itertools.pairwise(frames)), "env frames never go back")
     updates = metrics["rate/learner_updates"].values
-    check(all(b >= a for a, b in zip(updates, updates[1:], strict=False)), "learner updates never go back")
+    check(all(b >= a for a, b in itertools.pairwise(updates)), "learner updates never go back")
     if "--resumed" in sys.argv:
         events = len(list(run_dir.glob("events.out.tfevents.*")))
         check(events == 2, "the resumed session wrote its own TensorBoard file")

@@ -7,6 +7,7 @@ Everything that can be wrong with the input is found before any process starts, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import platform
@@ -41,6 +42,7 @@ def train(config: TrainConfig, preset: str, resume: Path | None) -> int:
     checkpoint = None
     if resume is not None:
         run_dir = resume
+        _refuse_other_agent(load_config(run_dir / "config.json"), config)
         checkpoint = Checkpoints(run_dir, config.checkpoint.keep).latest_or_error(console.print)
     else:
         run_dir = Path(config.run_dir) if config.run_dir else _default_run_dir(config, preset)
@@ -72,6 +74,17 @@ def train(config: TrainConfig, preset: str, resume: Path | None) -> int:
         soft_wrap=True,
     )
     return 0
+
+
+FIXED_OVER_RESUME = ("env", "network", "sequence.trace_length", "family.num_policies", "bandit.scope")
+"""What a checkpoint was made with and cannot do without."""
+
+
+def _refuse_other_agent(saved: TrainConfig, config: TrainConfig) -> None:
+    for path in FIXED_OVER_RESUME:
+        before, after = (functools.reduce(getattr, path.split("."), whole) for whole in (saved, config))
+        if before != after:
+            raise UserError(f"{path.replace('_', '-')} cannot change over a resume: start a new run for that.")
 
 
 def _make_fleet(config: TrainConfig, topology: Topology) -> Fleet:

@@ -115,6 +115,11 @@ class TrainConfig:
         require(self.max_minutes >= 0, "max-minutes must not be negative")
         require(self.max_env_frames >= 0, "max-env-frames must not be negative")
         require(self.log_seconds > 0, "log-seconds must be positive")
+        needed = self.replay.min_sequences * self.sequence.replay_period
+        require(
+            needed <= self.replay.capacity_steps,
+            f"learning would never start: replay.min-sequences need {needed} steps, replay.capacity-steps are fewer",
+        )
         # Refuses combinations that only the whole algorithm can judge.
         _ = self.agent
 

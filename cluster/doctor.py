@@ -217,7 +217,7 @@ def check_temporary_folder() -> Check:
 def check_ray_address() -> Check:
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        advice = "Training may join that cluster: unset RAY_ADDRESS to train on this machine alone."
+        advice = "It is ignored: training starts a private Ray on this machine. Unset it to avoid confusion."
         return Check("RAY_ADDRESS", "warning", address, advice)
     return Check("RAY_ADDRESS", "ok", "not set")
 

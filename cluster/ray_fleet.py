@@ -123,8 +123,8 @@ class RayFleet:
     def restart(self, process: ProcessId, checkpoint: Path | None, running_state: dict | None) -> None:
         """Replace ``process`` by a new one.
 
-        A worker or evaluator goes on from ``running_state``, the replay and the learner from ``checkpoint``; a
-        learner without a checkpoint goes on from the published weights.
+        A worker or evaluator goes on from ``running_state``, the replay from ``checkpoint``, the learner from
+        ``checkpoint`` and the published weights, which are newer.
         """
         old = self._handles.pop(process, None)
         if old is not None:
@@ -136,7 +136,8 @@ class RayFleet:
             self._evaluator_bandit = running_state
         self._create(process, checkpoint, adopt=True)
         if process[0] == "weights":
-            ray.get(self._handles["learner", 0].publish.remote(self.weights), timeout=START_TIMEOUT_SECONDS)
+            # Not waited for: a learner that is gone too publishes when it is replaced.
+            self._handles["learner", 0].publish.remote(self.weights)
 
     def restore_running_state(self, worker: int, state: dict) -> None:
         """What the worker starts from; to be called before `start`."""

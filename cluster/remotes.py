@@ -163,7 +163,7 @@ class LearnerProcess:
         self._service = LearnerService(config)
         if load_from is not None:
             self._service.load(Path(load_from))
-        elif adopt:
+        if adopt:
             self._service.adopt_weights(weights)
         self._service.publish(weights)
 

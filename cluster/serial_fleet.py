@@ -15,6 +15,7 @@ from cluster.checkpoint import load_tree, save_tree
 from cluster.config import TrainConfig
 from cluster.messages import EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
 from cluster.services import EvaluatorService, LearnerService, LocalReplay, LocalWeights, RolloutService, resident_bytes
+from learner.learner import TrainingDiverged
 from replay.prioritized import PrioritizedReplay
 
 
@@ -55,9 +56,18 @@ class SerialFleet:
         self._submitted.append((("evaluator", 0), lambda: self._evaluator.evaluate(request)))
 
     def wait(self, timeout: float) -> list[Reply]:
-        """Run what was submitted. Errors are not caught: whoever debugs wants the traceback where it happened."""
+        """Run what was submitted. Errors are not caught: whoever debugs wants the traceback where it happened.
+
+        Only diverged training is a reply like any other, since it is no defect of the code.
+        """
         submitted, self._submitted = self._submitted, []
-        return [Reply(process, call()) for process, call in submitted]
+        replies = []
+        for process, call in submitted:
+            try:
+                replies.append(Reply(process, call()))
+            except TrainingDiverged as error:
+                replies.append(Reply(process, error=error))
+        return replies
 
     def lost_peers(self) -> list[ProcessId]:
         """Replay shards and weight servers that do not answer: none can die here."""

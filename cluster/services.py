@@ -168,12 +168,14 @@ class LearnerService:
             return str(error)
         return None
 
-    def adopt_weights(self, weights: WeightsPort) -> bool:
-        """Start from the weights that the weight server still holds, if any; says whether it did."""
-        newest = weights.pull(-1)
-        if newest is not None:
+    def adopt_weights(self, weights: WeightsPort) -> None:
+        """Go on from the weights that the weight server still holds, if they are newer than what was loaded."""
+        try:
+            newest = weights.pull(-1)
+        except PeerLost:
+            return
+        if newest is not None and newest[0] > self.learner.updates:
             self.learner.load_weights(*newest)
-        return newest is not None
 
     def save(self, directory: Path) -> None:
         save_tree(directory, "learner", self.learner.state_dict())

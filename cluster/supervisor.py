@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from cluster.checkpoint import Checkpoints, load_tree, save_tree
 from cluster.config import TrainConfig
+from cluster.errors import TrainingStopped
 from cluster.messages import (
     EvaluationReply,
     EvaluationRequest,
@@ -29,16 +30,13 @@ from cluster.messages import (
 from cluster.meta_controller import MetaController
 from cluster.telemetry import Telemetry
 from cluster.topology import Topology
+from learner.learner import TrainingDiverged
 from replay.rate_limiter import RateLimiter
 
 EVALUATION_STEPS = 100
 """Steps of one request to the evaluator."""
 RESTART_BACKOFF_SECONDS = (1.0, 5.0, 15.0, 30.0)
 """Wait before the first, second, ... restart of a process in a row."""
-
-
-class CrashLoop(RuntimeError):
-    """A process kept failing; the message holds the first failure of the series."""
 
 
 class Fleet(Protocol):
@@ -121,7 +119,7 @@ class Supervisor:
     def run(self, resume_from: Path | None) -> str:
         """Train until a limit is reached or `request_stop`; returns why it stopped.
 
-        Raises CrashLoop or TrainingDiverged when training cannot go on; the last checkpoint stays.
+        Raises TrainingStopped when training cannot go on; the last checkpoint stays.
         """
         if resume_from is not None:
             self._restore(resume_from)
@@ -197,6 +195,7 @@ class Supervisor:
         if begin:
             period = self.config.evaluation.period_env_frames
             self._next_evaluation = (self.env_frames // period + 1) * period
+            self.telemetry.begin_round()
         request = EvaluationRequest(
             EVALUATION_STEPS,
             self.meta_controller.favourite_arm(),
@@ -254,8 +253,8 @@ class Supervisor:
     def _failed(self, process: ProcessId, error: Exception) -> None:
         """Note a failure and plan the restart; a process that fails too often stops the run."""
         cause = getattr(error, "cause", None) or error
-        if type(cause).__name__ == "TrainingDiverged":
-            raise cause
+        if isinstance(cause, TrainingDiverged):
+            raise TrainingStopped(str(cause))
         if process in self._restart_at:
             return
         limit, now = self.config.cluster, time.monotonic()
@@ -265,7 +264,7 @@ class Supervisor:
             failures.popleft()
         name = f"{process[0]} {process[1]}"
         if len(failures) > limit.max_restarts:
-            raise CrashLoop(
+            raise TrainingStopped(
                 f"{name} failed {len(failures)} times within {limit.restart_window_minutes:g} minutes. "
                 f"The first failure: {failures[0][1]}"
             )

@@ -108,6 +108,10 @@ class Telemetry:
             self._means.add(name, value, reply.updates)
         self._resident["learner"] = reply.resident_bytes
 
+    def begin_round(self) -> None:
+        """Forget the episodes of an evaluation round that was abandoned, if one was."""
+        self._round = []
+
     def evaluated(self, reply: EvaluationReply, env_frames: int) -> None:
         """At the end of a round: the score is the mean return of the episodes that the greedy arm played."""
         self._resident["evaluator"] = reply.resident_bytes
