@@ -11,6 +11,7 @@ reset, not a transition, and must not be learned from.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import zlib
 from collections.abc import Iterator
@@ -224,57 +225,67 @@ class _AtariLanes:
 
 
 class _GymnasiumLanes:
-    """Any other environment, one instance per lane.
+    """Any other environment, in Gymnasium's synchronous vector environment.
 
-    A plain loop rather than Gymnasium's vector environments: it knows which lane raised, resets lanes one by one,
-    and does not depend on how a package's own vector environment seeds, truncates or resets.
+    A package's own vector environment is not used, since each seeds, truncates and resets in its own way.
     """
 
     def __init__(self, env_id: str, registered: EnvSpec, num_lanes: int, config: EnvironmentConfig) -> None:
-        self._env_id = env_id
         limit = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
+
+        def make(lane: int) -> gymnasium.Env:
+            environment = gymnasium.make(registered, disable_env_checker=True, **limit)
+            return _NamedLane(environment, f"{env_id}, lane {lane}")
+
         try:
-            self._environments = [
-                gymnasium.make(registered, disable_env_checker=True, **limit) for _ in range(num_lanes)
-            ]
+            self._vector = gymnasium.vector.SyncVectorEnv(
+                [functools.partial(make, lane) for lane in range(num_lanes)],
+                # Observations are copied below, into arrays of their own.
+                copy=False,
+                autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP,
+            )
         except (gymnasium.error.Error, ImportError) as error:
             raise UnsupportedEnvironment(f"{env_id} cannot be made: {error}") from error
-        space, actions = self._environments[0].observation_space, self._environments[0].action_space
+        space, actions = self._vector.single_observation_space, self._vector.single_action_space
         shape, dtype, scale, self._convert = observation_layout(env_id, space)
         self.spec = EnvironmentSpec(shape, dtype, scale, num_actions(env_id, actions))
         self._first_action = int(actions.start)
-        self._ended = np.zeros(num_lanes, np.bool_)
 
     def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        observations = self._empty_observations()
+        lane_seeds: list[int | None] = [None] * len(lanes)
         for lane, seed in zip(np.flatnonzero(lanes), seeds, strict=True):
-            with _naming(f"{self._env_id}, lane {lane}"):
-                observation, _ = self._environments[lane].reset(seed=int(seed))
-                observations[lane] = self._convert(observation)
-        self._ended = self._ended & ~lanes
-        return observations
+            lane_seeds[lane] = int(seed)
+        observations, _ = self._vector.reset(seed=lane_seeds, options={"reset_mask": lanes.copy()})
+        return self._converted(observations)
 
     def step(self, actions: np.ndarray) -> EnvironmentStep:
-        observations = self._empty_observations()
-        rewards = np.zeros(len(observations), np.float32)
-        terminated, truncated = np.zeros((2, len(observations)), np.bool_)
-        for lane, environment in enumerate(self._environments):
-            with _naming(f"{self._env_id}, lane {lane}"):
-                if self._ended[lane]:
-                    observation, _ = environment.reset()
-                else:
-                    action = int(actions[lane]) + self._first_action
-                    observation, rewards[lane], terminated[lane], truncated[lane], _ = environment.step(action)
-                observations[lane] = self._convert(observation)
-        self._ended = terminated | truncated
-        return EnvironmentStep(observations, rewards, terminated, truncated)
+        observations, rewards, terminated, truncated, _ = self._vector.step(actions + self._first_action)
+        return EnvironmentStep(self._converted(observations), rewards.astype(np.float32), terminated, truncated)
 
     def close(self) -> None:
-        for environment in self._environments:
-            environment.close()
+        self._vector.close()
 
-    def _empty_observations(self) -> np.ndarray:
-        return np.zeros((len(self._environments), *self.spec.observation_shape), self.spec.observation_dtype)
+    def _converted(self, observations: np.ndarray) -> np.ndarray:
+        converted = np.empty((len(observations), *self.spec.observation_shape), self.spec.observation_dtype)
+        for lane, observation in enumerate(observations):
+            converted[lane] = self._convert(observation)
+        return converted
+
+
+class _NamedLane(gymnasium.Wrapper):
+    """Adds to whatever an environment raises which one of them it was."""
+
+    def __init__(self, environment: gymnasium.Env, name: str) -> None:
+        super().__init__(environment)
+        self._name = name
+
+    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        with _naming(self._name):
+            return self.env.reset(**arguments)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        with _naming(self._name):
+            return self.env.step(action)
 
 
 def _make_lanes(
