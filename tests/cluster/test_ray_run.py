@@ -17,9 +17,10 @@ from actors.environments import environment_spec, frames_per_step
 from agent57.structures import SequenceSpec
 from cluster.checkpoint import Checkpoints, load_tree
 from cluster.config import ClusterConfig, TrainConfig
+from cluster.errors import TrainingStopped
 from cluster.metrics import read_metrics
 from cluster.ray_fleet import RayFleet
-from cluster.supervisor import CrashLoop, Supervisor
+from cluster.supervisor import Supervisor
 from cluster.topology import plan_topology
 from tests.cluster.tiny import tiny_config
 
@@ -98,7 +99,7 @@ def test_a_crash_loop_stops_the_run_with_the_first_cause(run_dir: Path) -> None:
         deadline = time.monotonic() + 120
         while run.error is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert isinstance(run.error, CrashLoop)
+        assert isinstance(run.error, TrainingStopped)
         assert "worker 0 failed 2 times" in str(run.error)
         assert "tests.fakes:Raising-v0" in str(run.error) or "RuntimeError" in str(run.error)
     finally:

@@ -123,5 +123,3 @@ def test_counters_and_axes_continue_over_a_resume(tmp_path: Path) -> None:
     assert after["learner_updates"] > before["learner_updates"] > 0
     pulls = [sum(len(b["arms"]) for b in state["meta_controller"]["bandits"]) for state in (before, after)]
     assert pulls[1] > pulls[0] > 0
-
-

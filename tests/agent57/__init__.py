@@ -1,0 +1,1 @@
+"""Tests of the algorithm, one file per module of `agent57/`."""

@@ -1,0 +1,242 @@
+"""Slow oracle of the whole Q-update, and the small random batches it is compared on.
+
+Written from DESIGN section 4 ("Learning", "Acting") and the papers: one unpadded sequence at a time, one step at
+a time, over Python floats. Only tests call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agent57.config import LossConfig, NetworkConfig
+from agent57.structures import NO_ACTION, EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
+from tests import oracles
+
+VECTOR = EnvironmentSpec((4,), "float32", 1.0, 3)
+SMALL_IMAGE = EnvironmentSpec((3, 12, 12), "uint8", 255.0, 3)
+LSTM_SIZE = 8
+
+
+def tiny_network() -> NetworkConfig:
+    return NetworkConfig(
+        conv_filters=(4, 5, 6),
+        torso_size=16,
+        lstm_size=LSTM_SIZE,
+        head_size=8,
+        embedding_size=4,
+        embedding_hidden=16,
+        rnd_size=8,
+    )
+
+
+class TableNetwork(nn.Module):
+    """Q-values in float64 looked up by observations [.., 1] that hold an index: exact, with known gradients.
+
+    Rewards, previous actions and the recurrent state do not enter.
+    """
+
+    def __init__(self, table: Any) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.as_tensor(np.asarray(table), dtype=torch.float64))
+
+    def forward(self, observations: Tensor, *inputs: Any) -> tuple[Tensor, Any]:
+        return self.table[observations.squeeze(-1).long()], inputs[-1]
+
+    step = forward
+
+
+# --- Random sequences --------------------------------------------------------------------------------------
+
+
+def random_sequence(
+    rng: np.random.Generator,
+    spec: EnvironmentSpec,
+    length: int,
+    terminated: bool = False,
+    starts_episode: bool = False,
+    num_policies: int = 3,
+    reward_scale: float = 2.0,
+) -> Sequence:
+    """``length`` transitions; one that starts an episode has no previous action, no reward and a zero state."""
+    steps = length + 1
+    if spec.observation_dtype == "uint8":
+        observations = rng.integers(0, 256, (steps, *spec.observation_shape)).astype(np.uint8)
+    else:
+        observations = rng.normal(size=(steps, *spec.observation_shape)).astype(np.float32)
+    actions = rng.integers(spec.num_actions, size=steps)
+    rewards = (rng.normal(size=(2, steps)) * reward_scale).astype(np.float32)
+    state = rng.normal(size=(2, 2, LSTM_SIZE)).astype(np.float32) * 0.5
+    first_action = int(rng.integers(spec.num_actions))
+    if starts_episode:
+        first_action, rewards[:, 0], state = NO_ACTION, 0.0, np.zeros_like(state)
+    return Sequence(
+        observations=observations,
+        previous_actions=np.concatenate([[first_action], actions[:-1]]),
+        actions=actions,
+        behaviour_probs=rng.uniform(0.05, 1.0, steps).astype(np.float32),
+        extrinsic_rewards=rewards[0],
+        intrinsic_rewards=np.abs(rewards[1]),
+        terminated=terminated,
+        policy_index=int(rng.integers(num_policies)),
+        recurrent_state=state,
+    )
+
+
+def varied_sequences(seed: int, spec: EnvironmentSpec, trace_length: int, num_policies: int = 3) -> list[Sequence]:
+    """Whole and cut off; whole and terminal; short and terminal; short and truncated; one transition. Of these
+    the second, the third and the last start an episode."""
+    rng = np.random.default_rng(seed)
+    short = max(1, trace_length - 2)
+    kinds = [
+        (trace_length, False, False),
+        (trace_length, True, True),
+        (short, True, True),
+        (short, False, False),
+        (1, True, True),
+    ]
+    return [random_sequence(rng, spec, *kind, num_policies=num_policies) for kind in kinds]
+
+
+def batch_of(sequences: SequenceOf[Sequence], spec: EnvironmentSpec, trace_length: int) -> SequenceBatch:
+    """The padded batch of ``sequences``, as numpy arrays."""
+    batch = SequenceBatch.empty(SequenceSpec(spec, trace_length, LSTM_SIZE), len(sequences))
+    for column, sequence in enumerate(sequences):
+        batch.fill(column, sequence)
+    return batch
+
+
+def indexed(sequences: SequenceOf[Sequence]) -> tuple[list[Sequence], int]:
+    """The sequences with an index of its own as each step's observation, and how many indices there are."""
+    total = 0
+    for sequence in sequences:
+        steps = len(sequence.actions)
+        sequence.observations = np.arange(total, total + steps, dtype=np.float32)[:, None]
+        total += steps
+    return list(sequences), total
+
+
+INDEXED = EnvironmentSpec((1,), "float32", 1.0, 3)
+
+
+# --- The oracle --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SlowLosses:
+    """As `QLosses`, but ``td_errors``[net][b][t] and ``valid``[b][t] have no padding."""
+
+    losses: list[float]
+    td_errors: list[list[list[float]]]
+    valid: list[list[bool]]
+    priorities: list[float]
+    mean_q: list[float]
+    max_abs_q: list[float]
+    mean_trace: float
+
+
+def q_values(network: Any, sequence: Sequence, net: int) -> list[list[float]]:
+    """Q(x_t, .) of each step, from single steps of the network, starting at the stored recurrent state."""
+    state = tuple(torch.from_numpy(sequence.recurrent_state[net, part])[None] for part in (0, 1))
+    rows = []
+    with torch.no_grad():
+        for t in range(len(sequence.actions)):
+            q, state = network.step(
+                torch.from_numpy(sequence.observations[t : t + 1]),
+                torch.tensor([int(sequence.previous_actions[t])]),
+                torch.tensor([float(sequence.extrinsic_rewards[t])]),
+                torch.tensor([float(sequence.intrinsic_rewards[t])]),
+                torch.tensor([sequence.policy_index]),
+                state,
+            )
+            rows.append([float(value) for value in q[0]])
+    return rows
+
+
+def slow_q_losses(
+    sequences: SequenceOf[Sequence],
+    online: SequenceOf[Any],
+    target: SequenceOf[Any],
+    betas: SequenceOf[float],
+    discounts: SequenceOf[float],
+    config: LossConfig,
+    td_scale: SequenceOf[float] = (1.0, 1.0),
+    intrinsic_scale: float = 1.0,
+) -> SlowLosses:
+    """1/2 td^2 summed over valid steps, averaged over sequences, and all that comes with it.
+
+    Intrinsic rewards are divided by their scale first: networks see what they learn.
+    """
+    sequences = [replace(one, intrinsic_rewards=one.intrinsic_rewards / intrinsic_scale) for one in sequences]
+    td_errors: list[list[list[float]]] = [[], []]
+    valid, priorities, traces = [], [], []
+    taken: list[list[float]] = [[], []]
+    losses = [0.0, 0.0]
+    for sequence in sequences:
+        n, beta = sequence.num_transitions, float(betas[sequence.policy_index])
+        gamma = float(discounts[sequence.policy_index])
+        q = [q_values(online[net], sequence, net) for net in (0, 1)]
+        target_q = [q_values(target[net], sequence, net) for net in (0, 1)]
+        policy = [_target_policy(q[0][t], q[1][t], beta, config) for t in range(n + 1)]
+        warm = 0 if sequence.previous_actions[0] == NO_ACTION else config.burn_in
+        valid.append([t >= warm for t in range(n)])
+        for net, rewards in ((0, sequence.extrinsic_rewards), (1, sequence.intrinsic_rewards)):
+            targets = _targets(sequence, target_q[net], policy, [float(r) for r in rewards], gamma, config)
+            td = [(targets[t] - q[net][t][int(sequence.actions[t])]) / float(td_scale[net]) for t in range(n)]
+            td_errors[net].append(td)
+            losses[net] += sum(0.5 * td[t] ** 2 for t in range(n) if valid[-1][t]) / len(sequences)
+            taken[net] += [q[net][t][int(sequence.actions[t])] for t in range(n) if valid[-1][t]]
+        sizes = [abs(td_errors[0][-1][t]) + beta * abs(td_errors[1][-1][t]) for t in range(n) if valid[-1][t]]
+        eta = config.priority_eta
+        priorities.append(eta * max(sizes) + (1 - eta) * sum(sizes) / len(sizes) if sizes else 0.0)
+        for t in range(n):
+            if valid[-1][t]:
+                ratio = policy[t][int(sequence.actions[t])] / float(sequence.behaviour_probs[t])
+                traces.append(config.trace_lambda * min(1.0, ratio))
+    return SlowLosses(
+        losses=losses,
+        td_errors=td_errors,
+        valid=valid,
+        priorities=priorities,
+        mean_q=[sum(values) / len(values) for values in taken],
+        max_abs_q=[max(abs(value) for value in values) for values in taken],
+        mean_trace=sum(traces) / len(traces),
+    )
+
+
+def _target_policy(q_ext: list[float], q_int: list[float], beta: float, config: LossConfig) -> list[float]:
+    """epsilon-greedy on the combined Q of one step."""
+    pairs = zip(q_ext, q_int, strict=True)
+    combined = [oracles.combine_q(e, i, beta, config.mix, config.rescale_epsilon) for e, i in pairs]
+    return oracles.epsilon_greedy(combined, config.target_epsilon)
+
+
+def _targets(
+    sequence: Sequence,
+    target_q: list[list[float]],
+    policy: list[list[float]],
+    rewards: list[float],
+    gamma: float,
+    config: LossConfig,
+) -> list[float]:
+    """y_t of one network for each transition; only a terminal end has discount 0."""
+    n = sequence.num_transitions
+    arrays = {
+        "target_q": [[row] for row in target_q],
+        "target_policy": [[row] for row in policy],
+        "rewards": [[reward] for reward in rewards],
+        "discounts": [[0.0 if sequence.terminated and t == n else gamma] for t in range(n + 1)],
+        "mask": [[1]] * n,
+    }
+    if config.trace == "retrace":
+        arrays |= {
+            "actions": [[action] for action in sequence.actions],
+            "behaviour_probs": [[probability] for probability in sequence.behaviour_probs],
+        }
+    one = oracles.retrace_target if config.trace == "retrace" else oracles.peng_target
+    return [one(t, 0, lambda_=config.trace_lambda, eps=config.rescale_epsilon, **arrays) for t in range(n)]
