@@ -119,8 +119,9 @@ def td_errors(
 ) -> tuple[Tensor, Tensor]:
     """(y^n - Q^n(x_t, a_t) for both networks [2, T, B], trace coefficients [T+1, B]).
 
-    ``q``, ``target_q`` [2, T+1, B, A]. Each network has its own rewards, but both are evaluated under one
-    target policy: epsilon-greedy on the *online* combined Q. Intrinsic rewards must be scaled already. Gradients flow through ``q`` of taken actions.
+    ``q``, ``target_q`` [2, T+1, B, A]; the batch's intrinsic rewards must be scaled already. Each network has
+    its own rewards, but both are evaluated under one target policy: epsilon-greedy on the *online* combined Q.
+    Gradients flow through ``q`` of taken actions.
     """
     beta = betas[batch.policy_index].unsqueeze(-1)
     with torch.no_grad():

@@ -122,7 +122,6 @@ class Learner:
             module.parameters(),
             lr=rates.get(name, self.config.learning_rate),
             eps=self.config.adam_epsilon,
-            fused=True,
             weight_decay=self.config.embedding_l2 if name == "embedding" else 0.0,
         )
 
@@ -177,7 +176,7 @@ class Learner:
         return flatten_weights(self.networks)
 
     def load_weights(self, updates: int, vector: np.ndarray) -> None:
-        """Go on from published weights alone, at ``updates``: targets become copies, optimizers start afresh."""
+        """Go on from published weights, at ``updates``: targets become copies, optimizers stay as they are."""
         load_flat_weights(self.networks, vector)
         self.copy_targets()
         self.updates = updates

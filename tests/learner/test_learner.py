@@ -323,18 +323,7 @@ def test_restored_learner_makes_the_same_updates(
     continue_both(original, restored, VECTOR)
 
 
-@pytest.mark.parametrize(
-    "journey",
-    [
-        through_memory,
-        pytest.param(
-            through_files,
-            marks=pytest.mark.xfail(
-                strict=True, reason="fused Adam pairs channels-last kernels with contiguous moments read from files"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("journey", [through_memory, through_files])
 def test_restored_learner_of_images_makes_the_same_updates(
     journey: Callable[[dict[str, Any], Path], dict[str, Any]], tmp_path: Path
 ) -> None:
