@@ -92,6 +92,9 @@ def _make_fleet(config: TrainConfig, topology: Topology) -> Fleet:
         from cluster.serial_fleet import SerialFleet
 
         return SerialFleet(config)
+    from cluster.ray_environment import prepare_ray_environment
+
+    prepare_ray_environment()
     from cluster.ray_fleet import RayFleet
 
     return RayFleet(config, topology)

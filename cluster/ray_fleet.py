@@ -8,6 +8,7 @@ hand that state over.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -51,7 +52,7 @@ class RayFleet:
         self._pending: dict[Any, tuple[ProcessId, float]] = {}
         self._running_states: dict[int, dict] = {}
         self._evaluator_bandit: dict | None = None
-        _init_ray(config, topology)
+        self._temporary = _init_ray(config, topology)
 
     def start(self, checkpoint: Path | None) -> None:
         """Start every process, from ``checkpoint`` if there is one."""
@@ -192,10 +193,11 @@ class RayFleet:
         return {process: ray.get(reference, timeout=START_TIMEOUT_SECONDS) for process, reference in asked.items()}
 
     def close(self) -> None:
-        """Stop all processes and this machine's private Ray."""
+        """Stop all processes and this machine's private Ray, and remove its logs."""
         for handle in self._handles.values():
             ray.kill(handle, no_restart=True)
         ray.shutdown()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def _threads(threads: int) -> dict[str, Any]:
@@ -203,13 +205,12 @@ def _threads(threads: int) -> dict[str, Any]:
     return {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads), "MALLOC_ARENA_MAX": "2"}}}
 
 
-def _init_ray(config: TrainConfig, topology: Topology) -> None:
-    """A private Ray on this machine, never one that happens to run here already."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+def _init_ray(config: TrainConfig, topology: Topology) -> str:
+    """Start a private Ray on this machine, never one that happens to run here already; returns its folder."""
     root = Path(__file__).resolve().parent.parent
     python_path = os.pathsep.join([str(root), os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    # Short, because the paths of Ray's sockets must stay under 107 characters.
+    temporary = tempfile.mkdtemp(prefix="a57-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
     try:
         ray.init(
             address="local",
@@ -219,10 +220,11 @@ def _init_ray(config: TrainConfig, topology: Topology) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level="error",
-            _temp_dir=tempfile.mkdtemp(prefix="a57-", dir=os.environ.get("RAY_TMPDIR", "/tmp")),
+            _temp_dir=temporary,
             runtime_env={"env_vars": {"PYTHONPATH": python_path}},
         )
     except (RayError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         raise UserError(
             f"Ray could not start ({str(error).splitlines()[0]}): run 'python launch.py doctor', or use --serial."
         ) from error
+    return temporary

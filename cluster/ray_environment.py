@@ -1,0 +1,19 @@
+"""Environment variables that Ray reads when it is imported; called by `cluster/commands.py` just before that."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+
+def prepare_ray_environment() -> None:
+    """No telemetry, and token authentication unless ``RAY_AUTH_MODE`` says otherwise.
+
+    The token is this run's own and kept in memory only, so nobody else on this machine or network can talk to
+    the run's Ray. Without it Ray would write a token file into the home folder.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Processes without a GPU of their own must not lose sight of the GPUs.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
