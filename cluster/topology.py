@@ -106,13 +106,13 @@ def plan_rows(config: TrainConfig, spec: SequenceSpec, topology: Topology, run_d
     shape = " x ".join(str(side) for side in environment.observation_shape)
     mode = "serial, in this process" if config.serial else f"Ray, {topology.num_cores} cores"
     device = topology.learner_device
-    threads = f", {topology.learner_threads} thread{'s' if topology.learner_threads > 1 else ''}"
+    threads = ", " + _counted(topology.learner_threads, "thread")
     return [
         ("environment", f"{config.env}: {shape} {environment.observation_dtype}, {environment.num_actions} actions"),
         ("mode", mode),
         (
             "actors",
-            f"{topology.num_workers} workers x {topology.lanes_per_worker} lanes, "
+            f"{_counted(topology.num_workers, 'worker')} x {_counted(topology.lanes_per_worker, 'lane')}, "
             f"epsilon {epsilons[0]:.2g} to {epsilons[-1]:.2g}",
         ),
         (
@@ -135,3 +135,7 @@ def plan_rows(config: TrainConfig, spec: SequenceSpec, topology: Topology, run_d
         ("run folder", str(run_dir)),
         ("watch", f"tensorboard --logdir {run_dir.parent}"),
     ]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
