@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -341,7 +342,9 @@ def test_weights_survive_the_journey_as_a_read_only_vector() -> None:
     assert vector.dtype == np.float32
     assert vector.shape == (sum(tensor.numel() for tensor in source.state_dict().values()),)
     vector.flags.writeable = False
-    load_flat_weights(other, vector)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_flat_weights(other, vector)
     for (name, ours), theirs in zip(source.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
     np.testing.assert_array_equal(flatten_weights(other), vector)
