@@ -224,7 +224,7 @@ class Lanes:
             self.memory.load_state_dict(memory)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything; needs environments made with ``reproducible=True``."""
+        """Everything, to be saved at once: tensors are not copied. Needs ``reproducible=True`` environments."""
         return {
             "networks": self.networks.state_dict(),
             "embeddings": self._embeddings.state_dict(),

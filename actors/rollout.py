@@ -19,7 +19,7 @@ from actors.environments import EnvironmentConfig, LaneEnvironments
 from actors.lanes import Lanes, LaneStep
 from actors.sequence_builder import BuiltSequence, SequenceBuilder
 from agent57.config import AgentConfig, require
-from agent57.losses import sequence_priorities, td_errors
+from agent57.losses import loss_mask, sequence_priorities, td_errors
 from agent57.policy_family import PolicyFamily, lane_epsilons
 from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
 
@@ -199,7 +199,8 @@ class RolloutWorker:
         tensors = replace(tensors, intrinsic_rewards=tensors.intrinsic_rewards / networks.intrinsic_scale.cpu())
         td, _ = td_errors(q_tensor, q_tensor, tensors, self._betas, self._discounts, loss)
         td = td / networks.td_scale.cpu().view(2, 1, 1)
-        return sequence_priorities(td, tensors.mask, self._betas[tensors.policy_index], loss.priority_eta).numpy()
+        mask = loss_mask(tensors, loss.burn_in)
+        return sequence_priorities(td, mask, self._betas[tensors.policy_index], loss.priority_eta).numpy()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything; needs ``reproducible`` environments."""

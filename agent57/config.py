@@ -172,6 +172,8 @@ class AgentConfig:
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
 
     def __post_init__(self) -> None:
+        overlap = self.sequence.trace_length - self.sequence.replay_period
         require(
-            self.loss.burn_in < self.sequence.trace_length, "loss.burn-in must be shorter than sequence.trace-length"
+            self.loss.burn_in <= overlap,
+            f"loss.burn-in must not exceed the overlap of two sequences ({overlap}), or steps would never be learned",
         )

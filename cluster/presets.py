@@ -47,7 +47,7 @@ SMALL = TrainConfig(
     sequence=SequenceConfig(trace_length=10, replay_period=10),
     actor=ActorConfig(steps_per_request=50),
     replay=ReplayConfig(capacity_steps=200_000, max_gb=1.0, min_sequences=500, replay_ratio=4.0),
-    learner=LearnerConfig(batch_size=32, learning_rate=1e-3, adam_epsilon=1e-8, target_period=50),
+    learner=LearnerConfig(batch_size=32, learning_rate=3e-4, adam_epsilon=1e-8, target_period=50),
     evaluation=EvaluationConfig(episodes=16, period_env_frames=100_000),
     cluster=ClusterConfig(lanes_per_worker=32, updates_per_request=20),
 )

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Prefetcher(Generic[T]):
-    """Iterator over ``fetch()``, called on a thread of its own, at most ``depth`` results ahead.
+    """Iterator over ``fetch()``, called on a thread of its own: ``depth`` results wait, one more is in its hands.
 
     An exception in ``fetch`` is raised by the next `__next__`; the thread then goes on with the next fetch,
     so a passing failure costs one batch. `close` ends the thread.
