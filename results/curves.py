@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -93,8 +94,10 @@ def main() -> None:
     metrics = read_metrics(options.run_dir)
     write_csv(folder / "curves.csv", metrics)
     plot(folder / "curves.png", metrics, [tag for tag in options.tags if tag in metrics], options.title or options.name)
-    for file in ("config.json", "versions.json"):
-        shutil.copy(options.run_dir / file, folder / file)
+    # The folder of the run says nothing to anybody else.
+    config = json.loads((options.run_dir / "config.json").read_text()) | {"run_dir": ""}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    shutil.copy(options.run_dir / "versions.json", folder / "versions.json")
 
 
 if __name__ == "__main__":
