@@ -7,6 +7,7 @@ hand that state over.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -185,7 +186,10 @@ class RayFleet:
         """Resident bytes of processes that do not report theirs with each reply."""
         from cluster.services import resident_bytes
 
-        return {"supervisor": resident_bytes()}
+        sizes = {"supervisor": resident_bytes()}
+        with contextlib.suppress(RayError, GetTimeoutError):
+            sizes["weights"] = ray.get(self._handles["weights", 0].memory.remote(), timeout=1.0)
+        return sizes
 
     def process_ids(self) -> dict[ProcessId, int]:
         """Operating-system process ids, of all but the weight server."""

@@ -94,6 +94,12 @@ class WeightServer:
         """(version, [reference]), in a list so that Ray hands over the reference and not the vector."""
         return None if self._version in (have, -1) else (self._version, [self._reference])
 
+    def memory(self) -> int:
+        """Resident bytes of this process."""
+        from cluster.services import resident_bytes
+
+        return resident_bytes()
+
 
 class ReplayShard:
     """One `PrioritizedReplay`, filled from and drained into joined buffers."""

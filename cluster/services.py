@@ -33,7 +33,7 @@ from cluster.messages import (
 from learner.learner import Learner
 from learner.prefetch import Prefetcher
 from replay.codec import decode_batch, encode_sequence
-from replay.prioritized import SampledSequences
+from replay.prioritized import PrioritizedReplay, SampledSequences
 
 
 def resident_bytes() -> int:
@@ -233,7 +233,7 @@ class EvaluatorService:
 class LocalReplay:
     """`ReplayPort` to a replay in this process."""
 
-    def __init__(self, replay: object) -> None:
+    def __init__(self, replay: PrioritizedReplay) -> None:
         self._replay = replay
 
     def add(self, blobs: list[bytes], priorities: np.ndarray, new_steps: np.ndarray) -> dict[str, float]:

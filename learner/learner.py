@@ -122,6 +122,7 @@ class Learner:
             module.parameters(),
             lr=rates.get(name, self.config.learning_rate),
             eps=self.config.adam_epsilon,
+            fused=True,
             weight_decay=self.config.embedding_l2 if name == "embedding" else 0.0,
         )
 
@@ -263,7 +264,19 @@ class Learner:
         self.targets.load_state_dict(state["targets"])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            _match_layouts(optimizer)
         self._scale_moments.copy_(state["scale_moments"])
         self._scale_weight = state["scale_weight"]
         self.updates = state["updates"]
         self.bad_updates = state["bad_updates"]
+
+
+def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
+    """Lay Adam's moments out as their parameters are.
+
+    Files give plain layouts, but the fused kernel pairs raw memory, and convolution weights are channels-last.
+    """
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(value)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BEGIN, END = "<!-- presets: begin -->\n", "<!-- presets: end -->"
 # The run below is serial; with Ray these two processes exist as well (`RayFleet.memory`, `ReplayShard.stats`).
-RAY_ONLY = {"memory_mb/supervisor", "memory_mb/replay"}
+RAY_ONLY = {"memory_mb/supervisor", "memory_mb/replay", "memory_mb/weights"}
 OTHER_PROGRAMS_FLAGS = {"--logdir", "--index-url", "--shm-size"}
 
 
