@@ -10,6 +10,7 @@ memory, epsilon-greedy, sequences, initial priorities, compression.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from actors.rollout import ActorConfig, RolloutWorker
 from agent57.config import AgentConfig
 from agent57.networks import Agent57Networks, set_torso_dtype
 from agent57.structures import EnvironmentSpec
-from benchmarks.measure import Figure, median_seconds, report
+from benchmarks.measure import Figure, alternating_medians, report
 from replay.codec import encode_sequence
 
 ENV = "ALE/Pong-v5"
@@ -27,8 +28,8 @@ CHUNK = 50
 """Steps of each lane in one timed piece."""
 
 
-def emulator_rate(lanes: int, repeats: int) -> float:
-    """Environment steps per second of the emulator with its preprocessing, alone."""
+def emulator(lanes: int) -> Callable[[], None]:
+    """CHUNK steps of all lanes of the emulator with its preprocessing, alone."""
     environments = LaneEnvironments(ENV, lanes, 0, EnvironmentConfig())
     environments.reset()
     rng = np.random.default_rng(0)
@@ -37,30 +38,31 @@ def emulator_rate(lanes: int, repeats: int) -> float:
         for _ in range(CHUNK):
             environments.step(rng.integers(environments.spec.num_actions, size=lanes))
 
-    return CHUNK * lanes / median_seconds(play, repeats)
+    return play
 
 
-@torch.inference_mode()
-def network_rate(spec: EnvironmentSpec, agent: AgentConfig, lanes: int, dtype: str, repeats: int) -> float:
-    """Lane steps per second of the five networks' forward passes, alone."""
-    networks = Agent57Networks(spec, agent.family.num_policies, agent.network)
-    set_torso_dtype(networks, getattr(torch, dtype), cast_weights=dtype != "float32")
+def networks(spec: EnvironmentSpec, agent: AgentConfig, lanes: int, dtype: str) -> Callable[[], None]:
+    """CHUNK forward passes of the five networks on all lanes, alone."""
+    five = Agent57Networks(spec, agent.family.num_policies, agent.network)
+    set_torso_dtype(five, getattr(torch, dtype), cast_weights=dtype != "float32")
     observations = torch.randint(0, 256, (lanes, *spec.observation_shape), dtype=torch.uint8)
     actions = torch.zeros(lanes, dtype=torch.int64)
     rewards = torch.zeros(lanes)
     state = (torch.zeros(lanes, agent.network.lstm_size), torch.zeros(lanes, agent.network.lstm_size))
 
+    @torch.inference_mode()
     def forward() -> None:
-        networks.q_ext.step(observations, actions, rewards, rewards, actions, state)
-        networks.q_int.step(observations, actions, rewards, rewards, actions, state)
-        networks.embedding(observations)
-        networks.rnd(observations)
+        for _ in range(CHUNK):
+            five.q_ext.step(observations, actions, rewards, rewards, actions, state)
+            five.q_int.step(observations, actions, rewards, rewards, actions, state)
+            five.embedding(observations)
+            five.rnd(observations)
 
-    return lanes / median_seconds(forward, repeats * 10, warm_up=5)
+    return forward
 
 
-def worker_rate(agent: AgentConfig, lanes: int, dtype: str, repeats: int) -> tuple[float, float]:
-    """(environment steps per second of a whole worker, entries per lane in its memories at the end)."""
+def rollout_worker(agent: AgentConfig, lanes: int, dtype: str) -> tuple[RolloutWorker, Callable[[], None]]:
+    """A worker, and CHUNK steps of all its lanes with everything that it does, encoding included."""
     actor = ActorConfig(torso_dtype=dtype, steps_per_request=CHUNK)
     worker = RolloutWorker(ENV, agent, actor, EnvironmentConfig(), 0, lanes, lanes, seed=0)
     # The learner's moments switch RND on; without them a worker skips it.
@@ -70,9 +72,7 @@ def worker_rate(agent: AgentConfig, lanes: int, dtype: str, repeats: int) -> tup
         for sequence in worker.rollout(CHUNK, [[] for _ in range(lanes)]).sequences:
             encode_sequence(sequence)
 
-    # 1 000 steps first: memories of the size that the target is stated for.
-    seconds = median_seconds(play, repeats, warm_up=1000 // CHUNK)
-    return CHUNK * lanes / seconds, float(worker.lanes.memory.sizes.mean())
+    return worker, play
 
 
 def main() -> None:
@@ -85,15 +85,22 @@ def main() -> None:
     torch.set_num_threads(1)
     agent = AgentConfig()
     spec = LaneEnvironments(ENV, 1, 0, EnvironmentConfig()).spec
-    emulator = emulator_rate(options.lanes, options.repeats)
-    network = network_rate(spec, agent, options.lanes, options.dtype, options.repeats)
-    worker, entries = worker_rate(agent, options.lanes, options.dtype, options.repeats)
-    limit = 1 / (1 / emulator + 1 / network)
+    worker, work = rollout_worker(agent, options.lanes, options.dtype)
+    play, forward = emulator(options.lanes), networks(spec, agent, options.lanes, options.dtype)
+    play()
+    forward()
+    # Memories of the size that the target is stated for: about half of the steps, as episodes end.
+    for _ in range(1000 // CHUNK):
+        work()
+    seconds = alternating_medians([play, forward, work], options.repeats)
+    emulator_rate, network_rate, worker_rate = (CHUNK * options.lanes / each for each in seconds)
+    entries = float(worker.lanes.memory.sizes.mean())
+    limit = 1 / (1 / emulator_rate + 1 / network_rate)
     unit = "env steps/s"
     figures = [
-        Figure("emulator alone", emulator, unit),
-        Figure(f"five networks alone, {options.lanes} lanes, {options.dtype}", network, unit),
-        Figure(f"rollout worker, memories of {entries:.0f}", worker, unit, limit, worker / limit, ">= 0.6"),
+        Figure("emulator alone", emulator_rate, unit),
+        Figure(f"five networks alone, {options.lanes} lanes, {options.dtype}", network_rate, unit),
+        Figure(f"rollout worker, memories of {entries:.0f}", worker_rate, unit, limit, worker_rate / limit, ">= 0.6"),
     ]
     report(figures, options.json)
 

@@ -18,7 +18,7 @@ import torch
 from agent57.config import AgentConfig, SequenceConfig
 from agent57.losses import unroll
 from agent57.structures import EnvironmentSpec, SequenceBatch, SequenceSpec
-from benchmarks.measure import Figure, median_seconds, report
+from benchmarks.measure import Figure, alternating_medians, report
 from learner.learner import Learner, LearnerConfig
 
 ATARI = EnvironmentSpec((1, 84, 84), "uint8", 255.0, 18)
@@ -75,10 +75,9 @@ def main() -> None:
         learner.update(batch)
         synchronize()
 
-    # Alternating, so that a noisy machine disturbs both alike.
-    bare_seconds = median_seconds(bare, options.repeats, warm_up=2)
-    update_seconds = median_seconds(update, options.repeats, warm_up=2)
-    bare_seconds = min(bare_seconds, median_seconds(bare, options.repeats, warm_up=0))
+    for warm_up in (bare, update, bare, update):
+        warm_up()
+    bare_seconds, update_seconds = alternating_medians([bare, update], options.repeats)
     steps = options.batch * options.length
     name = f"{options.batch} x {options.length}, {options.dtype}, {options.device}, {options.threads} thread"
     limit, value = steps / bare_seconds, steps / update_seconds

@@ -25,12 +25,18 @@ def median_seconds(call: Callable[[], object], repeats: int, warm_up: int = 1) -
     """Median wall time of ``call`` over ``repeats`` calls, after ``warm_up`` more."""
     for _ in range(warm_up):
         call()
-    times = []
+    return alternating_medians([call], repeats)[0]
+
+
+def alternating_medians(calls: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Median wall time of each call, made in turn ``repeats`` times, so that a noisy machine disturbs all alike."""
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        for call, record in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            record.append(time.perf_counter() - start)
+    return [statistics.median(record) for record in times]
 
 
 def report(figures: list[Figure], as_json: bool) -> None:
