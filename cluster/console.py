@@ -156,7 +156,7 @@ def _describe(fields: StatusFields) -> tuple[str, list[list[tuple[str, str]]]]:
     frames = f"{format_count(fields.env_frames)} ({format_count(fields.env_frames_per_second)}/s)"
     updates = f"{format_count(fields.learner_updates)} ({fields.updates_per_second:.1f}/s)"
     replay = f"{format_count(fields.replay_steps)} ({_gigabytes(fields.replay_bytes)}/"
-    replay += f"{_gigabytes(fields.replay_limit_bytes)} GB)"
+    replay += f"{_gigabytes(fields.replay_limit_bytes)}GB)"
     ratio = f"{_number(fields.replay_ratio, '.2f')} / {fields.replay_ratio_wanted:.2f}"
     policy = f"{_number(fields.arm_beta, '.2f')}, {_number(fields.arm_gamma, '.4f')}"
     arm = "-" if fields.arm is None else str(fields.arm)
