@@ -104,7 +104,7 @@ class Supervisor:
         """Trained transitions by which either side may be ahead: the tolerance, but enough for both to move."""
         replay = self.config.replay
         tick = replay.replay_ratio * self._request_env_steps * self.fleet.num_workers
-        granularity = 2 * (tick + self._batch_transitions * self.config.cluster.updates_per_request)
+        granularity = tick + 2 * self._batch_transitions
         start_steps = replay.min_sequences * self.config.sequence.replay_period
         return max(replay.ratio_tolerance * replay.replay_ratio * start_steps, granularity)
 
