@@ -13,6 +13,8 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,8 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.envs.registration import EnvSpec
 
+# Importing the gridworlds registers them.
+from actors.gridworlds.vector_gridworld import VectorGridworld
 from actors.reproducible import EpisodeHistory
 from actors.supported_spaces import UnsupportedEnvironment, num_actions, observation_layout
 from agent57.config import require
@@ -35,7 +39,7 @@ gymnasium.register_envs(ale_py)
 
 @dataclass(frozen=True)
 class EnvironmentConfig:
-    """How environments are made (Agent57 appendix). All but the last field concern Atari only."""
+    """How environments are made (Agent57 appendix). All but the last two fields concern Atari only."""
 
     full_action_set: bool = True
     """Atari: all 18 actions; otherwise the game's minimal set."""
@@ -49,6 +53,8 @@ class EnvironmentConfig:
     """Atari: probability that the emulator repeats the previous action instead."""
     max_episode_steps: int | None = None
     """Other environments: steps after which an episode is truncated; None keeps the registered limit."""
+    arguments: tuple[str, ...] = ()
+    """Other environments: keyword arguments as name=value, e.g. size=9 (value is read as JSON, else as a string)."""
 
     def __post_init__(self) -> None:
         require(self.frame_skip >= 1, "environment.frame-skip must be at least 1")
@@ -59,6 +65,24 @@ class EnvironmentConfig:
             self.max_episode_steps is None or self.max_episode_steps >= 1,
             "environment.max-episode-steps must be at least 1",
         )
+        keyword_arguments(self.arguments)
+
+
+def keyword_arguments(arguments: tuple[str, ...]) -> dict[str, Any]:
+    """{"size": 9} of ("size=9",); raises ValueError for anything but distinct name=value entries."""
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        require(bool(equals) and name.isidentifier(), f"environment.arguments are name=value, not {argument!r}")
+        require(name not in values, f"environment.arguments gives {name} twice")
+        require(
+            name != "max_episode_steps", "environment.arguments is no place for it: environment.max-episode-steps is"
+        )
+        try:
+            values[name] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name] = text
+    return values
 
 
 @dataclass
@@ -66,12 +90,15 @@ class EnvironmentStep:
     """What one step of all lanes brought, in arrays of their own.
 
     ``observations`` [L, *obs] of the spec's dtype; ``rewards`` float32 [L]; ``terminated``, ``truncated`` bool [L].
+    ``revisits`` bool [L]: the state that arrived had been visited before in its episode; None where the environment
+    does not say.
     """
 
     observations: np.ndarray
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    revisits: np.ndarray | None = None
 
 
 def environment_spec(env_id: str, config: EnvironmentConfig) -> EnvironmentSpec:
@@ -98,8 +125,9 @@ class LaneEnvironments:
     ``env_id`` is a Gymnasium id, or `module:EnvId` to import the module that registers it. Atari ids carry settings
     of their own (`ALE/Pong-v5`: sticky actions of 0.25); ``config`` overrides them all. Seeds are given once, at the
     first reset; with ``reproducible`` every episode gets its own (an Atari reset then takes 80 ms instead of 4), and
-    `state_dict` works. ``num_threads`` are the emulator's; other environments are stepped one after the other.
-    An exception out of an environment passes through with a note that names the environment and, off Atari, the lane.
+    `state_dict` works. ``num_threads`` are the emulator's; the project's gridworlds are stepped together in numpy,
+    other environments one after the other. An exception out of an environment passes through with a note that names
+    the environment and, where lanes are stepped one after the other, the lane.
     """
 
     def __init__(
@@ -225,16 +253,19 @@ class _AtariLanes:
 
 
 class _GymnasiumLanes:
-    """Any other environment, in Gymnasium's synchronous vector environment.
+    """Any environment but Atari and the project's gridworlds, in Gymnasium's synchronous vector environment.
 
-    A package's own vector environment is not used, since each seeds, truncates and resets in its own way.
+    A package's own vector environment is not used, since each seeds, truncates and resets in its own way. That of the
+    gridworlds (`_GridworldLanes`) does so lane by lane, as this does.
     """
 
     def __init__(self, env_id: str, registered: EnvSpec, num_lanes: int, config: EnvironmentConfig) -> None:
+        arguments = keyword_arguments(config.arguments)
         limit = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
 
         def make(lane: int) -> gymnasium.Env:
-            environment = gymnasium.make(registered, disable_env_checker=True, **limit)
+            with _refusing(env_id, arguments):
+                environment = gymnasium.make(registered, disable_env_checker=True, **limit, **arguments)
             return _NamedLane(environment, f"{env_id}, lane {lane}")
 
         try:
@@ -259,8 +290,11 @@ class _GymnasiumLanes:
         return self._converted(observations)
 
     def step(self, actions: np.ndarray) -> EnvironmentStep:
-        observations, rewards, terminated, truncated, _ = self._vector.step(actions + self._first_action)
-        return EnvironmentStep(self._converted(observations), rewards.astype(np.float32), terminated, truncated)
+        observations, rewards, terminated, truncated, infos = self._vector.step(actions + self._first_action)
+        revisits = np.asarray(infos["revisit"], np.bool_) if "revisit" in infos else None
+        return EnvironmentStep(
+            self._converted(observations), rewards.astype(np.float32), terminated, truncated, revisits
+        )
 
     def close(self) -> None:
         self._vector.close()
@@ -270,6 +304,50 @@ class _GymnasiumLanes:
         for lane, observation in enumerate(observations):
             converted[lane] = self._convert(observation)
         return converted
+
+
+class _GridworldLanes:
+    """The project's own gridworlds, whose lanes are stepped together."""
+
+    def __init__(
+        self,
+        env_id: str,
+        vector_class: type[VectorGridworld],
+        registered: EnvSpec,
+        num_lanes: int,
+        config: EnvironmentConfig,
+    ) -> None:
+        self._env_id = env_id
+        arguments = keyword_arguments(config.arguments)
+        limit = registered.max_episode_steps if config.max_episode_steps is None else config.max_episode_steps
+        with _refusing(env_id, arguments):
+            self._vector = vector_class(  # type: ignore[call-arg]
+                num_envs=num_lanes, max_episode_steps=limit, **{**registered.kwargs, **arguments}
+            )
+        space, actions = self._vector.single_observation_space, self._vector.single_action_space
+        shape, dtype, scale, _ = observation_layout(env_id, space)
+        self.spec = EnvironmentSpec(shape, dtype, scale, num_actions(env_id, actions))
+        self._channels_last = shape != space.shape
+
+    def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        lane_seeds = np.zeros(len(lanes), np.int64)
+        lane_seeds[lanes] = seeds
+        observations, _ = self._vector.reset(seed=lane_seeds, options={"reset_mask": lanes})
+        return self._converted(observations)
+
+    def step(self, actions: np.ndarray) -> EnvironmentStep:
+        with _naming(self._env_id):
+            observations, rewards, terminated, truncated, infos = self._vector.step(actions)
+        return EnvironmentStep(
+            self._converted(observations), rewards.astype(np.float32), terminated, truncated, infos["revisit"]
+        )
+
+    def close(self) -> None:
+        self._vector.close()
+
+    def _converted(self, observations: np.ndarray) -> np.ndarray:
+        # What `observation_layout` does to one observation, to all at once.
+        return np.ascontiguousarray(np.moveaxis(observations, -1, 1)) if self._channels_last else observations
 
 
 class _NamedLane(gymnasium.Wrapper):
@@ -290,10 +368,18 @@ class _NamedLane(gymnasium.Wrapper):
 
 def _make_lanes(
     env_id: str, num_lanes: int, config: EnvironmentConfig, num_threads: int
-) -> _AtariLanes | _GymnasiumLanes:
+) -> _AtariLanes | _GridworldLanes | _GymnasiumLanes:
     registered, rom = _registered(env_id), atari_rom(env_id)
     if rom is not None:
+        if config.arguments:
+            raise UnsupportedEnvironment(
+                f"{env_id} is an Atari game, which takes no environment.arguments: its settings are the other flags "
+                "of environment, such as environment.frame-skip"
+            )
         return _AtariLanes(env_id, rom, num_lanes, config, num_threads)
+    vector_class = registered.vector_entry_point
+    if isinstance(vector_class, type) and issubclass(vector_class, VectorGridworld):
+        return _GridworldLanes(env_id, vector_class, registered, num_lanes, config)
     return _GymnasiumLanes(env_id, registered, num_lanes, config)
 
 
@@ -334,3 +420,20 @@ def _naming(culprit: str) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"raised by {culprit}")
         raise
+
+
+@contextmanager
+def _refusing(env_id: str, arguments: dict[str, Any]) -> Iterator[None]:
+    """Turn what a constructor raises about ``arguments`` into UnsupportedEnvironment; without any, let it through."""
+    try:
+        yield
+    except (TypeError, ValueError, AssertionError) as error:
+        if not arguments:
+            raise
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is not None and unknown[1] in arguments:
+            reason = f"it knows no argument {unknown[1]!r}"
+        else:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+        given = " ".join(f"{name}={value}" for name, value in arguments.items())
+        raise UnsupportedEnvironment(f"{env_id} cannot be made with environment.arguments {given}: {reason}") from error

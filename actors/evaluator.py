@@ -14,7 +14,7 @@ import numpy as np
 
 from actors.environments import EnvironmentConfig, LaneEnvironments
 from actors.lanes import Lanes
-from actors.rollout import Episode
+from actors.rollout import Episode, EpisodeTally
 from agent57.bandit import SlidingWindowUCB
 from agent57.config import AgentConfig, require
 
@@ -35,6 +35,8 @@ class EvaluationConfig:
     """Probability of a random policy in an evaluated episode."""
     ucb_bonus: float = 1.0
     """Exploration bonus of the evaluator's bandit."""
+    policy_index: int | None = None
+    """Evaluate this policy alone, without a bandit (0: the exploitative one)."""
 
     def __post_init__(self) -> None:
         require(self.episodes >= 1, "evaluation.episodes must be at least 1")
@@ -71,9 +73,9 @@ class Evaluator:
             evaluation.ucb_bonus,
             np.random.default_rng(int(bandit_seed)),
         )
+        self._policy_index = evaluation.policy_index
         self._arms = np.zeros(self.num_lanes, np.int64)
-        self._returns = np.zeros((self.num_lanes, 2))
-        self._lengths = np.zeros(self.num_lanes, np.int64)
+        self._episodes = EpisodeTally(self.num_lanes)
         self._playing = np.zeros(self.num_lanes, np.bool_)
 
     def set_weights(self, version: int, vector: np.ndarray) -> None:
@@ -84,6 +86,9 @@ class Evaluator:
 
         Training has fresh returns of every policy, this bandit has few; the odd lanes keep it up to date.
         """
+        if self._policy_index is not None:
+            self.begin_with([self._policy_index] * self.num_lanes)
+            return
         arms = [favourite_arm if lane % 2 else self.bandit.select() for lane in range(self.num_lanes)]
         self.begin_with(arms)
 
@@ -91,8 +96,6 @@ class Evaluator:
         """Start a round in which lane l plays policy ``arms[l]``."""
         self.lanes.restart()
         self._arms[:] = arms
-        self._returns[:] = 0
-        self._lengths[:] = 0
         self._playing[:] = True
 
     @property
@@ -107,26 +110,13 @@ class Evaluator:
             if not self.playing:
                 break
             step = self.lanes.step(lambda lane: int(self._arms[lane]))
-            moved = self._playing & ~step.starts
-            self._returns[moved, 0] += step.extrinsic_rewards[moved]
-            self._returns[moved, 1] += step.intrinsic_rewards[moved]
-            self._lengths[moved] += 1
-            for lane in np.flatnonzero(self._playing & step.ends):
-                episodes.append(self._finish(int(lane)))
+            for episode in self._episodes.add(step, 0, self.lanes.epsilons):
+                # A lane that is done plays on until the others are; those episodes do not count.
+                if self._playing[episode.lane]:
+                    self._playing[episode.lane] = False
+                    self.bandit.update(episode.policy_index, episode.extrinsic_return)
+                    episodes.append(episode)
         return episodes
-
-    def _finish(self, lane: int) -> Episode:
-        self._playing[lane] = False
-        episode = Episode(
-            lane=lane,
-            policy_index=int(self._arms[lane]),
-            epsilon=float(self.lanes.epsilons[lane]),
-            extrinsic_return=float(self._returns[lane, 0]),
-            intrinsic_return=float(self._returns[lane, 1]),
-            length=int(self._lengths[lane]),
-        )
-        self.bandit.update(episode.policy_index, episode.extrinsic_return)
-        return episode
 
     def state_dict(self) -> dict[str, Any]:
         """Everything; needs ``reproducible`` environments."""
@@ -134,8 +124,7 @@ class Evaluator:
             "lanes": self.lanes.state_dict(),
             "bandit": self.bandit.state_dict(),
             "arms": self._arms.copy(),
-            "returns": self._returns.copy(),
-            "lengths": self._lengths.copy(),
+            "episodes": self._episodes.state_dict(),
             "playing": self._playing.copy(),
         }
 
@@ -144,6 +133,5 @@ class Evaluator:
         self.lanes.load_state_dict(state["lanes"])
         self.bandit.load_state_dict(state["bandit"])
         self._arms = state["arms"].copy()
-        self._returns = state["returns"].copy()
-        self._lengths = state["lengths"].copy()
+        self._episodes.load_state_dict(state["episodes"])
         self._playing = state["playing"].copy()

@@ -20,7 +20,8 @@ from actors.embedding_versions import EmbeddingVersions
 from actors.environments import LaneEnvironments
 from agent57.config import AgentConfig
 from agent57.intrinsic_reward import EpisodicMemory, LifelongNovelty, combine
-from agent57.networks import Agent57Networks, load_flat_weights, set_torso_dtype
+from agent57.losses import both_networks
+from agent57.networks import Agent57Networks, load_flat_weights, resolve_torso_dtype, set_torso_dtype
 from agent57.policy_family import PolicyFamily
 from agent57.rescaling import combine_q
 from agent57.structures import EXTRINSIC, INTRINSIC, NO_ACTION
@@ -35,7 +36,8 @@ class LaneStep:
     ``recurrent_state`` float32 [2, 2, L, H] before the step. ``starts``: the observation is an episode's
     first; ``ends``: it is its final one, so the action is never taken; ``terminated``: it is terminal.
     ``episodic`` and ``alpha`` are the factors of ``intrinsic_rewards``, ``rnd_errors`` what alpha came from
-    (NaN while RND inputs cannot be normalised yet).
+    (NaN while RND inputs cannot be normalised yet). ``revisits`` bool [L]: the environment says that it was in this
+    state before in this episode; None where it does not say.
     """
 
     observations: np.ndarray
@@ -53,6 +55,7 @@ class LaneStep:
     episodic: np.ndarray
     alpha: np.ndarray
     rnd_errors: np.ndarray
+    revisits: np.ndarray | None = None
 
 
 class Lanes:
@@ -80,7 +83,8 @@ class Lanes:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = Agent57Networks(environments.spec, agent.family.num_policies, agent.network)
-        set_torso_dtype(networks, getattr(torch, torso_dtype), cast_weights=torso_dtype != "float32")
+        dtype = resolve_torso_dtype(torso_dtype, self.device)
+        set_torso_dtype(networks, dtype, cast_weights=dtype != torch.float32)
         self.networks = networks.to(self.device).requires_grad_(False)
         second = copy.deepcopy(networks.embedding)
         self._embeddings = EmbeddingVersions((copy.deepcopy(networks.embedding), second), self.num_lanes)
@@ -109,6 +113,7 @@ class Lanes:
         self._starts = np.ones(lanes, np.bool_)
         self._ends = np.zeros(lanes, np.bool_)
         self._terminated = np.zeros(lanes, np.bool_)
+        self._revisits: np.ndarray | None = None
         # [net, h/c, L, H]
         self._recurrent = torch.zeros(2, 2, lanes, self.agent.network.lstm_size, device=self.device)
 
@@ -144,6 +149,7 @@ class Lanes:
             episodic=episodic,
             alpha=alpha,
             rnd_errors=rnd_errors,
+            revisits=self._revisits,
         )
         arrived = self.environments.step(actions)
         self._observations = arrived.observations
@@ -152,6 +158,7 @@ class Lanes:
         self._starts = taken.ends
         self._ends = arrived.terminated | arrived.truncated
         self._terminated = arrived.terminated
+        self._revisits = arrived.revisits
         return taken
 
     def _begin_episodes(self, choose_policy: Callable[[int], int]) -> None:
@@ -172,7 +179,12 @@ class Lanes:
         else:
             errors = self.networks.rnd(observations).cpu().numpy()
             alpha = self.novelty.multiplier(errors)
-        rewards = combine(episodic, alpha, self.agent.intrinsic.max_lifelong_scale)
+        if self.agent.intrinsic.novelty == "both":
+            rewards = combine(episodic, alpha, self.agent.intrinsic.max_lifelong_scale)
+        elif self.agent.intrinsic.novelty == "episodic":
+            rewards = episodic
+        else:
+            rewards = self.novelty.scaled(errors)
         return np.where(self._starts, np.float32(0), rewards), episodic, alpha, errors
 
     def _q_values(
@@ -184,12 +196,13 @@ class Lanes:
             for array in (self._previous_actions, self._extrinsic_rewards, intrinsic_rewards, self.policy_index)
         )
         inputs = (previous_actions, extrinsic_rewards, rewards / self.networks.intrinsic_scale, policy_index)
-        values, states = [], []
-        for net, network in ((EXTRINSIC, self.networks.q_ext), (INTRINSIC, self.networks.q_int)):
-            q, (h, c) = network.step(observations, *inputs, (recurrent[net, 0], recurrent[net, 1]))
+        values, states = [], torch.zeros_like(recurrent)
+        for net, network in enumerate(self.networks.q_networks):
+            q, (states[net, 0], states[net, 1]) = network.step(
+                observations, *inputs, (recurrent[net, 0], recurrent[net, 1])
+            )
             values.append(q)
-            states.append(torch.stack([h, c]))
-        return torch.stack(values), torch.stack(states)
+        return both_networks(values), states
 
     def _choose_actions(self, q: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """(epsilon-greedy actions int64 [L], their behaviour probabilities float32 [L]) from Q-values [2, L, A].
@@ -239,6 +252,7 @@ class Lanes:
             "starts": self._starts,
             "ends": self._ends,
             "terminated": self._terminated,
+            "revisits": self._revisits,
             "recurrent": self._recurrent,
             "rng": self._rng.bit_generator.state,
         }
@@ -256,5 +270,6 @@ class Lanes:
         self._previous_actions = state["previous_actions"]
         self._extrinsic_rewards = state["extrinsic_rewards"]
         self._starts, self._ends, self._terminated = state["starts"], state["ends"], state["terminated"]
+        self._revisits = state["revisits"]
         self._recurrent = state["recurrent"].to(self.device)
         self._rng.bit_generator.state = state["rng"]

@@ -19,7 +19,7 @@ from actors.environments import EnvironmentConfig, LaneEnvironments
 from actors.lanes import Lanes, LaneStep
 from actors.sequence_builder import BuiltSequence, SequenceBuilder
 from agent57.config import AgentConfig, require
-from agent57.losses import loss_mask, sequence_priorities, td_errors
+from agent57.losses import loss_mask, sequence_priorities, td_errors, with_mixed_rewards
 from agent57.policy_family import PolicyFamily, lane_epsilons
 from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
 
@@ -34,8 +34,9 @@ class ActorConfig:
     """Spread of the epsilons over lanes."""
     steps_per_request: int = 100
     """Steps of each lane between two pulls of weights; also the size of one request to a worker."""
-    torso_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the torsos while acting; the LSTM and the heads stay float32."""
+    torso_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the torsos while acting; the LSTM and the heads stay float32. auto: bfloat16 where the device has
+    instructions for it."""
 
     def __post_init__(self) -> None:
         require(0 < self.epsilon_base <= 1, "actor.epsilon-base must lie in (0, 1]")
@@ -44,7 +45,10 @@ class ActorConfig:
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode as it was really played; ``lane`` counts over the whole run."""
+    """One episode as it was really played; ``lane`` counts over the whole run.
+
+    ``new_states``: how many different states it visited, if the environment tells revisits apart.
+    """
 
     lane: int
     policy_index: int
@@ -52,6 +56,45 @@ class Episode:
     extrinsic_return: float
     intrinsic_return: float
     length: int
+    new_states: int | None = None
+
+
+class EpisodeTally:
+    """Adds up the episodes that L lanes are playing; workers and evaluators call it once per step."""
+
+    def __init__(self, num_lanes: int) -> None:
+        self.returns = np.zeros((num_lanes, 2))
+        self.lengths = np.zeros(num_lanes, np.int64)
+        self.new_states = np.zeros(num_lanes, np.int64)
+
+    def add(self, step: LaneStep, first_lane: int, epsilons: np.ndarray) -> list[Episode]:
+        """Count step t (returns are undiscounted, of what arrived); hands out the episodes that it ended."""
+        self.returns[step.starts], self.lengths[step.starts], self.new_states[step.starts] = 0, 0, 1
+        moved = ~step.starts
+        self.returns[moved, 0] += step.extrinsic_rewards[moved]
+        self.returns[moved, 1] += step.intrinsic_rewards[moved]
+        self.lengths[moved] += 1
+        if step.revisits is not None:
+            self.new_states += moved & ~step.revisits
+        return [
+            Episode(
+                lane=first_lane + int(lane),
+                policy_index=int(step.policy_index[lane]),
+                epsilon=float(epsilons[lane]),
+                extrinsic_return=float(self.returns[lane, 0]),
+                intrinsic_return=float(self.returns[lane, 1]),
+                length=int(self.lengths[lane]),
+                new_states=None if step.revisits is None else int(self.new_states[lane]),
+            )
+            for lane in np.flatnonzero(step.ends)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: sums.copy() for name, sums in vars(self).items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in vars(self):
+            setattr(self, name, state[name].copy())
 
 
 @dataclass
@@ -109,8 +152,7 @@ class RolloutWorker:
         self._betas = torch.tensor(family.betas, dtype=torch.float32)
         self._discounts = torch.tensor(family.discounts, dtype=torch.float32)
         self._arms: list[deque[int]] = [deque() for _ in range(num_lanes)]
-        self._returns = np.zeros((num_lanes, 2))
-        self._lengths = np.zeros(num_lanes, np.int64)
+        self._episodes = EpisodeTally(num_lanes)
         self._reused_arms = 0
 
     def set_weights(self, version: int, vector: np.ndarray) -> None:
@@ -133,7 +175,7 @@ class RolloutWorker:
         for _ in range(num_steps):
             step = self.lanes.step(self._next_arm)
             built += self._builder.append(step)
-            episodes += self._count(step)
+            episodes += self._episodes.add(step, self.first_lane, self.lanes.epsilons)
             tally.add(step)
         acting_seconds = time.perf_counter() - start
         priorities = self._priorities(built)
@@ -161,26 +203,6 @@ class RolloutWorker:
         self._reused_arms += 1
         return int(self.lanes.policy_index[lane])
 
-    def _count(self, step: LaneStep) -> list[Episode]:
-        """Add up returns (undiscounted, of what arrived) and hand out the episodes that ended."""
-        self._returns[step.starts] = 0
-        self._lengths[step.starts] = 0
-        moved = ~step.starts
-        self._returns[moved, 0] += step.extrinsic_rewards[moved]
-        self._returns[moved, 1] += step.intrinsic_rewards[moved]
-        self._lengths[moved] += 1
-        return [
-            Episode(
-                lane=self.first_lane + int(lane),
-                policy_index=int(step.policy_index[lane]),
-                epsilon=float(self.lanes.epsilons[lane]),
-                extrinsic_return=float(self._returns[lane, 0]),
-                intrinsic_return=float(self._returns[lane, 1]),
-                length=int(self._lengths[lane]),
-            )
-            for lane in np.flatnonzero(step.ends)
-        ]
-
     @torch.no_grad()
     def _priorities(self, built: list[BuiltSequence]) -> np.ndarray:
         """Initial priorities [n], with the acting Q-values standing for online and target networks alike."""
@@ -197,6 +219,8 @@ class RolloutWorker:
         tensors, q_tensor = batch.to_torch(), torch.from_numpy(q)
         networks, loss = self.lanes.networks, self.agent.loss
         tensors = replace(tensors, intrinsic_rewards=tensors.intrinsic_rewards / networks.intrinsic_scale.cpu())
+        if not self.agent.network.separate:
+            tensors = with_mixed_rewards(tensors, self._betas)
         td, _ = td_errors(q_tensor, q_tensor, tensors, self._betas, self._discounts, loss)
         td = td / networks.td_scale.cpu().view(2, 1, 1)
         mask = loss_mask(tensors, loss.burn_in)
@@ -208,8 +232,7 @@ class RolloutWorker:
             "lanes": self.lanes.state_dict(),
             "builder": self._builder.state_dict(),
             "arms": [list(queue) for queue in self._arms],
-            "returns": self._returns.copy(),
-            "lengths": self._lengths.copy(),
+            "episodes": self._episodes.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -217,8 +240,7 @@ class RolloutWorker:
         self.lanes.load_state_dict(state["lanes"])
         self._builder.load_state_dict(state["builder"])
         self._arms = [deque(arms) for arms in state["arms"]]
-        self._returns = state["returns"].copy()
-        self._lengths = state["lengths"].copy()
+        self._episodes.load_state_dict(state["episodes"])
 
 
 @dataclass
@@ -227,6 +249,8 @@ class _Tally:
 
     transitions: int = 0
     novelty_steps: int = 0
+    new_states: int = 0
+    revisits: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     max_alpha: float = 0.0
 
@@ -235,6 +259,12 @@ class _Tally:
         self.transitions += int(arrived.sum())
         self._add("intrinsic/reward", step.intrinsic_rewards[arrived])
         self._add("intrinsic/episodic", step.episodic[arrived])
+        if step.revisits is not None:
+            new, again = arrived & ~step.revisits, arrived & step.revisits
+            self.new_states += int(new.sum())
+            self.revisits += int(again.sum())
+            self._add("intrinsic/episodic_new", step.episodic[new])
+            self._add("intrinsic/episodic_revisits", step.episodic[again])
         measured = arrived & np.isfinite(step.rnd_errors)
         self.novelty_steps += int(measured.sum())
         self._add("intrinsic/alpha", step.alpha[measured])
@@ -247,7 +277,12 @@ class _Tally:
 
     def means(self) -> dict[str, float]:
         """Means per arrived step; novelty figures are absent while RND inputs cannot be normalised yet."""
-        counts = {"intrinsic/reward": self.transitions, "intrinsic/episodic": self.transitions}
+        counts = {
+            "intrinsic/reward": self.transitions,
+            "intrinsic/episodic": self.transitions,
+            "intrinsic/episodic_new": self.new_states,
+            "intrinsic/episodic_revisits": self.revisits,
+        }
         means = {
             name: total / counts.get(name, self.novelty_steps)
             for name, total in self.sums.items()

@@ -62,12 +62,21 @@ class NetworkConfig:
     """Hidden width of the action classifier on two controllable states."""
     rnd_size: int = 128
     """Output width of the RND target and predictor."""
+    separate: bool = True
+    """A Q-network each for extrinsic and intrinsic rewards; otherwise one learns r^e + beta r^i (NGU; an ablation)."""
+    recurrent: bool = True
+    """Carry the LSTM's state from step to step; otherwise every step starts from zeros (an ablation)."""
 
 
 @dataclass(frozen=True)
 class IntrinsicConfig:
     """Episodic and life-long novelty (NGU section 2 and appendix)."""
 
+    novelty: Literal["both", "episodic", "lifelong"] = "both"
+    """both: NGU's product; episodic: the episodic part alone; lifelong: RND errors over their standard deviation, as in
+    Burda et al. (the last two are ablations)."""
+    embedding: Literal["learned", "random"] = "learned"
+    """learned: controllable states; random: the embedding network stays as initialised (an ablation)."""
     num_neighbours: int = 10
     """k of the k-nearest-neighbour look-up."""
     memory_capacity: int = 30_000
@@ -139,6 +148,9 @@ class BanditConfig:
     """Scale returns by the window's range before the bonus is added (not in the paper)."""
     scope: Literal["lane", "shared"] = "lane"
     """lane: one bandit per lane, as in the paper; shared: one bandit pools all lanes."""
+    assignment: Literal["ucb", "per_lane", "most_exploratory"] = "ucb"
+    """ucb: the bandit chooses. Ablations: per_lane, lane l always plays policy l mod N (NGU); most_exploratory, every
+    lane plays policy N-1."""
 
     def __post_init__(self) -> None:
         require(self.window >= 1, "bandit.window must be at least 1")

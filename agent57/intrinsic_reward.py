@@ -167,6 +167,16 @@ class LifelongNovelty:
             return np.ones(len(errors), np.float32)
         return (1 + (np.asarray(errors) - float(self.moments.mean)) / std).astype(np.float32)
 
+    def scaled(self, errors: np.ndarray) -> np.ndarray:
+        """errors / std, float32 [L]: life-long novelty as a reward of its own (Burda et al. 2018).
+
+        0 where there is no scale yet or an error is NaN. `multiplier` must have counted these errors.
+        """
+        std = float(self.moments.std)
+        if std <= 1e-12:
+            return np.zeros(len(errors), np.float32)
+        return np.nan_to_num(np.asarray(errors) / std).astype(np.float32)
+
 
 def combine(episodic: np.ndarray, alpha: np.ndarray, max_scale: float) -> np.ndarray:
     """r^i = r^episodic * clip(alpha, 1, L), [L]. NGU equation 1."""

@@ -40,8 +40,8 @@ class QLosses:
 
 
 def q_losses(
-    online: tuple[QNetwork, QNetwork],
-    target: tuple[QNetwork, QNetwork],
+    online: tuple[QNetwork, ...],
+    target: tuple[QNetwork, ...],
     batch: SequenceBatch,
     betas: Tensor,
     discounts: Tensor,
@@ -53,11 +53,14 @@ def q_losses(
 
     ``betas`` and ``discounts`` [N] are the policy family's; ``td_scale`` [2] and ``intrinsic_scale`` [] are 1
     unless the normalising options are on. The networks see the scaled intrinsic rewards too, as when acting.
+    A single network (``network.separate`` off) learns r^e + beta r^i; the intrinsic half of everything is then 0.
     """
     batch = replace(batch, intrinsic_rewards=batch.intrinsic_rewards / intrinsic_scale)
-    q = torch.stack([unroll(online[net], batch, net, config.burn_in) for net in (EXTRINSIC, INTRINSIC)])
+    q = both_networks([unroll(network, batch, net, config.burn_in) for net, network in enumerate(online)])
     with torch.no_grad():
-        target_q = torch.stack([unroll(target[net], batch, net, config.burn_in) for net in (EXTRINSIC, INTRINSIC)])
+        target_q = both_networks([unroll(network, batch, net, config.burn_in) for net, network in enumerate(target)])
+    if len(online) == 1:
+        batch = with_mixed_rewards(batch, betas)
     mask = loss_mask(batch, config.burn_in)
     td, traces = td_errors(q, target_q, batch, betas, discounts, config)
     td = td / td_scale.view(2, 1, 1)
@@ -74,6 +77,20 @@ def q_losses(
         max_abs_q=(taken * valid).abs().amax((1, 2)),
         mean_trace=(traces[:-1] * valid).sum() / num_valid,
     )
+
+
+def both_networks(values: list[Tensor]) -> Tensor:
+    """Extrinsic and intrinsic Q-values stacked, [2, ...]; a single network's come with zeros for the other."""
+    return torch.stack(values if len(values) == 2 else [values[0], torch.zeros_like(values[0])])
+
+
+def with_mixed_rewards(batch: SequenceBatch, betas: Tensor) -> SequenceBatch:
+    """``batch`` with r^e + beta_j r^i as its extrinsic rewards and no intrinsic ones: what a single network learns.
+
+    NGU section 3, the parameterisation that Agent57 replaced. Intrinsic rewards must be scaled already.
+    """
+    mixed = batch.extrinsic_rewards + betas[batch.policy_index] * batch.intrinsic_rewards
+    return replace(batch, extrinsic_rewards=mixed, intrinsic_rewards=torch.zeros_like(mixed))
 
 
 def unroll(network: QNetwork, batch: SequenceBatch, net: int, burn_in: int) -> Tensor:

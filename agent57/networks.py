@@ -120,11 +120,13 @@ class QNetwork(nn.Module):
     """Q(x, a, j) of one reward stream: torso -> LSTM -> dueling heads.
 
     The LSTM also sees the policy index, the previous action (one-hot; zeros at an episode's start) and both
-    rewards under h, because raw rewards would saturate it.
+    rewards under h, because raw rewards would saturate it. With ``config.recurrent`` off it starts every step from
+    zeros, whatever state it is given.
     """
 
     def __init__(self, spec: EnvironmentSpec, num_policies: int, config: NetworkConfig) -> None:
         super().__init__()
+        self.recurrent = config.recurrent
         self.num_actions, self.num_policies, self.lstm_size = spec.num_actions, num_policies, config.lstm_size
         self.torso = Torso(spec, config)
         self.lstm = nn.LSTM(config.torso_size + num_policies + spec.num_actions + 2, config.lstm_size)
@@ -149,6 +151,10 @@ class QNetwork(nn.Module):
         inputs = self._lstm_inputs(
             features, previous_actions, extrinsic_rewards, intrinsic_rewards, policy_index.expand(steps, batch)
         )
+        if not self.recurrent:
+            # All steps side by side, each as a sequence of one.
+            hidden, _ = self.lstm(inputs.flatten(0, 1).unsqueeze(0))
+            return self._heads(hidden.view(steps, batch, -1)), (torch.zeros_like(state[0]), torch.zeros_like(state[1]))
         hidden, (h, c) = self.lstm(inputs, (state[0].unsqueeze(0).contiguous(), state[1].unsqueeze(0).contiguous()))
         return self._heads(hidden), (h.squeeze(0), c.squeeze(0))
 
@@ -169,6 +175,8 @@ class QNetwork(nn.Module):
             self.torso(observations), previous_actions, extrinsic_rewards, intrinsic_rewards, policy_index
         )
         w_ih, w_hh, b_ih, b_hh = self.lstm.all_weights[0]
+        if not self.recurrent:
+            state = (torch.zeros_like(state[0]), torch.zeros_like(state[1]))
         h, c = torch.lstm_cell(inputs, state, w_ih, w_hh, b_ih, b_hh)
         return self._heads(h), (h, c)
 
@@ -305,7 +313,8 @@ class Agent57Networks(nn.Module):
     """All that acting needs: both Q-networks, the embedding, the RND pair, and the learner's scales.
 
     ``td_scale`` [2] and ``intrinsic_scale`` [] are 1 unless the normalising options are on (`LossConfig`);
-    they travel with the weights so that actor-side priorities match the learner's.
+    they travel with the weights so that actor-side priorities match the learner's. With ``config.separate`` off
+    there is no ``q_int`` (None): ``q_ext`` learns the mixed reward, and all intrinsic Q-values count as 0.
     """
 
     td_scale: Tensor
@@ -314,11 +323,30 @@ class Agent57Networks(nn.Module):
     def __init__(self, spec: EnvironmentSpec, num_policies: int, config: NetworkConfig) -> None:
         super().__init__()
         self.q_ext = QNetwork(spec, num_policies, config)
-        self.q_int = QNetwork(spec, num_policies, config)
+        self.q_int = QNetwork(spec, num_policies, config) if config.separate else None
         self.embedding = EmbeddingNetwork(spec, config)
         self.rnd = RandomNetworkDistillation(spec, config)
         self.register_buffer("td_scale", torch.ones(2))
         self.register_buffer("intrinsic_scale", torch.ones(()))
+
+    @property
+    def q_networks(self) -> tuple[QNetwork, ...]:
+        """(extrinsic, intrinsic), or the single network alone."""
+        return (self.q_ext,) if self.q_int is None else (self.q_ext, self.q_int)
+
+
+def resolve_torso_dtype(name: str, device: str | torch.device = "cpu") -> torch.dtype:
+    """The dtype that "float32", "bfloat16" or "auto" names; auto is bfloat16 where ``device`` computes it natively.
+
+    Processors without bf16 instructions emulate them: Pong's torsos then take 3 to 10 times as long as in float32.
+    """
+    if name != "auto":
+        return getattr(torch, name)
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return torch.bfloat16 if native else torch.float32
 
 
 def set_torso_dtype(module: nn.Module, dtype: torch.dtype, cast_weights: bool = False) -> None:

@@ -120,6 +120,11 @@ class TrainConfig:
             needed <= self.replay.capacity_steps,
             f"learning would never start: replay.min-sequences need {needed} steps, replay.capacity-steps are fewer",
         )
+        policy = self.evaluation.policy_index
+        require(
+            policy is None or 0 <= policy < self.family.num_policies,
+            f"evaluation.policy-index must lie between 0 and {self.family.num_policies - 1}",
+        )
         # Refuses combinations that only the whole algorithm can judge.
         _ = self.agent
 

@@ -41,9 +41,17 @@ class MetaController:
     def top_up(self, lanes: Iterable[int], arms_left: list[int]) -> list[list[int]]:
         """Policies to send to ``lanes``, which still hold ``arms_left``, so that the next request never runs out."""
         return [
-            [self._bandit(lane).select() for _ in range(max(0, 1 + int(self._demand[lane]) - left))]
+            [self._select(lane) for _ in range(max(0, 1 + int(self._demand[lane]) - left))]
             for lane, left in zip(lanes, arms_left, strict=True)
         ]
+
+    def _select(self, lane: int) -> int:
+        match self.config.assignment:
+            case "per_lane":
+                return lane % self.num_policies
+            case "most_exploratory":
+                return self.num_policies - 1
+        return self._bandit(lane).select()
 
     def record(self, episodes: list[Episode]) -> None:
         """Count the pulls of the episodes that one request finished."""

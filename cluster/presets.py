@@ -24,7 +24,7 @@ LAPTOP = TrainConfig(
     bandit=BanditConfig(epsilon=0.2, scope="shared", normalize_returns=True),
     sequence=SequenceConfig(trace_length=20, replay_period=20),
     environment=EnvironmentConfig(full_action_set=False),
-    actor=ActorConfig(torso_dtype="bfloat16", steps_per_request=50),
+    actor=ActorConfig(torso_dtype="auto", steps_per_request=50),
     replay=ReplayConfig(capacity_steps=200_000, max_gb=2.0, min_sequences=500, replay_ratio=2.0),
     learner=LearnerConfig(
         batch_size=8,
@@ -32,7 +32,7 @@ LAPTOP = TrainConfig(
         adam_epsilon=1e-5,
         max_grad_norm=500.0,
         target_period=100,
-        torso_dtype="bfloat16",
+        torso_dtype="auto",
     ),
     evaluation=EvaluationConfig(episodes=4, period_env_frames=250_000),
     cluster=ClusterConfig(lanes_per_worker=32),

@@ -98,6 +98,8 @@ class Telemetry:
         self._means.add("return/all", episode.extrinsic_return)
         self._means.add("return/length", episode.length)
         self._means.add("return/intrinsic", episode.intrinsic_return)
+        if episode.new_states is not None:
+            self._means.add("return/new_states", episode.new_states)
         self._means.add(f"return_per_arm/{episode.policy_index:02d}", episode.extrinsic_return)
         for name, above, up_to in EPSILON_BANDS:
             if above < episode.epsilon <= up_to:
@@ -125,6 +127,9 @@ class Telemetry:
             "evaluation/episode_length": float(np.mean([episode.length for episode in finished])),
             "evaluation/greedy_arm": float(reply.greedy_arm),
         }
+        visited = [episode.new_states for episode in finished if episode.new_states is not None]
+        if visited:
+            values["evaluation/new_states"] = float(np.mean(visited))
         if greedy:
             self.greedy_return = float(np.mean(greedy))
             values["evaluation/return"] = self.greedy_return

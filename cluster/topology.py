@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent57.networks import Agent57Networks
+from agent57.networks import Agent57Networks, resolve_torso_dtype
 from agent57.policy_family import PolicyFamily, lane_epsilons
 from agent57.structures import SequenceSpec
 from cluster.config import TrainConfig
@@ -123,7 +123,7 @@ def plan_rows(config: TrainConfig, spec: SequenceSpec, topology: Topology, run_d
         (
             "learner",
             f"{device}{threads if device == 'cpu' else ''}, batch {config.learner.batch_size} x "
-            f"{config.sequence.trace_length}, torsos in {config.learner.torso_dtype}",
+            f"{config.sequence.trace_length}, torsos in {_dtype_name(config.learner.torso_dtype, device)}",
         ),
         ("networks", f"{network_parameters(config, spec) / 1e6:.1f} M weights"),
         (
@@ -135,6 +135,10 @@ def plan_rows(config: TrainConfig, spec: SequenceSpec, topology: Topology, run_d
         ("run folder", str(run_dir)),
         ("watch", f"tensorboard --logdir {run_dir.parent}"),
     ]
+
+
+def _dtype_name(name: str, device: str) -> str:
+    return str(resolve_torso_dtype(name, device)).removeprefix("torch.")
 
 
 def _counted(number: int, noun: str) -> str:

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from agent57.config import AgentConfig, require
 from agent57.losses import QLosses, embedding_loss, last_transitions, q_losses, rnd_loss
-from agent57.networks import Agent57Networks, flatten_weights, load_flat_weights, set_torso_dtype
+from agent57.networks import (
+    Agent57Networks,
+    flatten_weights,
+    load_flat_weights,
+    resolve_torso_dtype,
+    set_torso_dtype,
+)
 from agent57.policy_family import PolicyFamily
 from agent57.structures import EXTRINSIC, INTRINSIC, EnvironmentSpec, SequenceBatch
 
@@ -48,8 +54,9 @@ class LearnerConfig:
     """Updates between two hard copies into the target networks."""
     auxiliary_steps: int = 5
     """Last transitions of each sequence on which embedding and RND predictor are trained."""
-    torso_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the torsos (autocast; weights stay float32)."""
+    torso_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the torsos (autocast; weights stay float32). auto: bfloat16 where the device has instructions for
+    it."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one."""
     max_bad_updates: int = 20
@@ -98,9 +105,9 @@ class Learner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = Agent57Networks(spec, agent.family.num_policies, agent.network)
-        set_torso_dtype(networks, getattr(torch, config.torso_dtype))
+        set_torso_dtype(networks, resolve_torso_dtype(config.torso_dtype, self.device))
         self.networks = networks.to(self.device)
-        self.targets = nn.ModuleList([copy.deepcopy(networks.q_ext), copy.deepcopy(networks.q_int)])
+        self.targets = nn.ModuleList([copy.deepcopy(network) for network in networks.q_networks])
         self.targets.requires_grad_(False)
         self.updates = 0
         self.bad_updates = 0
@@ -108,12 +115,12 @@ class Learner:
         self._first_bad = ""
         self._scale_moments = torch.zeros(3, 2, device=self.device)  # (td_e, td_i, r_i) x (mean, mean square)
         self._scale_weight = 0.0
-        self._trained = {
-            "extrinsic": networks.q_ext,
-            "intrinsic": networks.q_int,
-            "embedding": networks.embedding,
-            "rnd": networks.rnd.predictor,
-        }
+        self._trained: dict[str, nn.Module] = dict(zip(NET_NAMES, networks.q_networks, strict=False))
+        if agent.intrinsic.embedding == "learned":
+            self._trained["embedding"] = networks.embedding
+        else:
+            networks.embedding.requires_grad_(False)
+        self._trained["rnd"] = networks.rnd.predictor
         self._optimizers = {name: self._adam(name, module) for name, module in self._trained.items()}
 
     def _adam(self, name: str, module: nn.Module) -> torch.optim.Adam:
@@ -134,8 +141,8 @@ class Learner:
         batch = batch.to_torch(self.device)
         networks = self.networks
         result = q_losses(
-            (networks.q_ext, networks.q_int),
-            (self.targets[EXTRINSIC], self.targets[INTRINSIC]),
+            networks.q_networks,
+            tuple(self.targets),
             batch,
             self.betas,
             self.discounts,
@@ -169,7 +176,7 @@ class Learner:
 
     def copy_targets(self) -> None:
         """Hard copy of both online Q-networks into the target networks."""
-        for target, online in zip(self.targets, (self.networks.q_ext, self.networks.q_int), strict=True):
+        for target, online in zip(self.targets, self.networks.q_networks, strict=True):
             target.load_state_dict(online.state_dict())
 
     def weights(self) -> np.ndarray:
@@ -192,7 +199,7 @@ class Learner:
         self, result: QLosses, embedding: Tensor, accuracy: Tensor, rnd: Tensor, norms: dict[str, Tensor]
     ) -> dict[str, float]:
         values: dict[str, Tensor] = {"learner/trace_coefficient": result.mean_trace}
-        for net, name in enumerate(NET_NAMES):
+        for net, name in enumerate(NET_NAMES[: len(self.targets)]):
             td = result.td_errors[net]
             values[f"learner/{name}_loss"] = result.losses[net]
             values[f"learner/{name}_mean_q"] = result.mean_q[net]
@@ -202,13 +209,14 @@ class Learner:
         values |= {
             "learner/embedding_loss": embedding,
             "learner/embedding_accuracy": accuracy,
-            "learner/embedding_grad_norm": norms["embedding"],
             "learner/rnd_error": rnd,
             "learner/rnd_grad_norm": norms["rnd"],
             "learner/td_scale_extrinsic": self.networks.td_scale[EXTRINSIC],
             "learner/td_scale_intrinsic": self.networks.td_scale[INTRINSIC],
             "learner/intrinsic_scale": self.networks.intrinsic_scale,
         }
+        if "embedding" in norms:
+            values["learner/embedding_grad_norm"] = norms["embedding"]
         # One transfer for all numbers: each .item() on a GPU would wait for it by itself.
         numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
         return dict(zip(values, numbers, strict=True))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "agent57": {"numpy", "torch"},
     "replay": {"numpy", "zstandard", "agent57.structures", "agent57.config"},
-    "actors": {"numpy", "torch", "gymnasium", "ale_py", "agent57"},
+    "actors": {"numpy", "torch", "gymnasium", "ale_py", "minigrid", "agent57"},
     "learner": {"numpy", "torch", "agent57"},
 }
 CLUSTER_ONLY = {"ray", "tensorboard", "tensorboardX", "torch.utils.tensorboard"}

@@ -16,8 +16,12 @@ from actors.environments import (
     UnsupportedEnvironment,
     environment_spec,
     frames_per_step,
+    keyword_arguments,
 )
+from actors.gridworlds.disco_maze import maze_walls
+from actors.gridworlds.vector_gridworld import VectorGridworld
 from agent57.structures import EnvironmentSpec
+from tests.fakes import Chain
 
 PAPER = EnvironmentConfig()
 SHORT_PONG = EnvironmentConfig(max_frames=24)
@@ -41,7 +45,7 @@ def play(environments: LaneEnvironments, steps: int, seed: int) -> list[Environm
 
 def assert_same(ours: list[EnvironmentStep], theirs: list[EnvironmentStep]) -> None:
     for one, other in zip(ours, theirs, strict=True):
-        for name in ("observations", "rewards", "terminated", "truncated"):
+        for name in ("observations", "rewards", "terminated", "truncated", "revisits"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
@@ -54,6 +58,10 @@ def assert_same(ours: list[EnvironmentStep], theirs: list[EnvironmentStep]) -> N
         ("FrozenLake-v1", EnvironmentSpec((16,), "float32", 1.0, 4)),
         ("tests.fakes:TinyMaze-v0", EnvironmentSpec((3, 7, 7), "uint8", 255.0, 4)),
         ("tests.fakes:Chain-v0", EnvironmentSpec((8,), "float32", 1.0, 2)),
+        ("Agent57/RandomCoin-v0", EnvironmentSpec((2, 15, 15), "uint8", 1.0, 4)),
+        ("Agent57/DiscoMaze-v0", EnvironmentSpec((3, 21, 21), "uint8", 255.0, 4)),
+        ("Agent57/TMaze-v0", EnvironmentSpec((4,), "float32", 1.0, 4)),
+        ("Agent57/NearOrFar-v0", EnvironmentSpec((34,), "float32", 1.0, 2)),
     ],
 )
 def test_spec_and_what_is_observed_agree(env_id: str, expected: EnvironmentSpec) -> None:
@@ -261,7 +269,7 @@ def test_config_refuses_nonsense(setting: dict[str, Any]) -> None:
         EnvironmentConfig(**setting)
 
 
-@pytest.mark.parametrize("env_id", ["ALE/Pong-v5", "CartPole-v1"])
+@pytest.mark.parametrize("env_id", ["ALE/Pong-v5", "CartPole-v1", "Agent57/TMaze-v0"])
 def test_unknown_action_is_refused(env_id: str) -> None:
     environments = LaneEnvironments(env_id, 2, 0, PAPER)
     environments.reset()
@@ -284,6 +292,10 @@ REPEATABLE = [
     ("FrozenLake-v1", PAPER),
     ("tests.fakes:Counter-v0", PAPER),
     ("tests.fakes:TinyMaze-v0", PAPER),
+    ("Agent57/RandomCoin-v0", EnvironmentConfig(max_episode_steps=11, arguments=("size=5",))),
+    ("Agent57/DiscoMaze-v0", EnvironmentConfig(arguments=("size=7",))),
+    ("Agent57/TMaze-v0", EnvironmentConfig(max_episode_steps=11, arguments=("corridor=2",))),
+    ("Agent57/NearOrFar-v0", EnvironmentConfig(max_episode_steps=11)),
 ]
 
 
@@ -337,10 +349,11 @@ def test_state_before_the_first_reset_can_be_restored() -> None:
     np.testing.assert_array_equal(restored.reset(), expected.reset())
 
 
-def test_lanes_and_seeds_and_episodes_differ() -> None:
-    environments = LaneEnvironments("CartPole-v1", 2, 3, PAPER)
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Agent57/RandomCoin-v0"])
+def test_lanes_and_seeds_and_episodes_differ(env_id: str) -> None:
+    environments = LaneEnvironments(env_id, 2, 3, PAPER)
     first, again = environments.reset(), environments.reset()
-    other = LaneEnvironments("CartPole-v1", 2, 4, PAPER).reset()
+    other = LaneEnvironments(env_id, 2, 4, PAPER).reset()
     assert len(np.unique(np.concatenate([first, again, other]), axis=0)) == 6
 
 
@@ -358,3 +371,110 @@ def test_only_reproducible_lanes_have_a_state_and_only_their_own() -> None:
     state = LaneEnvironments("CartPole-v1", 2, 0, PAPER, reproducible=True).state_dict()
     with pytest.raises(ValueError, match="2 lanes of CartPole-v1, not 3 of CartPole-v1"):
         LaneEnvironments("CartPole-v1", 3, 0, PAPER, reproducible=True).load_state_dict(state)
+
+
+def test_gridworlds_are_stepped_together_and_say_what_is_visited_again() -> None:
+    config = EnvironmentConfig(arguments=("near=1", "far=3", "far_reward=7"))
+    environments = LaneEnvironments("Agent57/NearOrFar-v0", 2, 0, config)
+    assert isinstance(environments._lanes._vector, VectorGridworld)
+    assert environments.reset().argmax(axis=1).tolist() == [1, 1]
+    # Lane 0 goes to the far end; lane 1 right, back, to the near end, and begins anew.
+    script = [
+        ((1, 1), (0, 0), (False, False)),
+        ((1, 0), (0, 0), (False, True)),
+        ((1, 0), (7, 1), (False, False)),
+        ((0, 0), (0, 0), (False, False)),
+    ]
+    for actions, rewards, revisits in script:
+        result = environments.step(np.array(actions))
+        assert result.rewards.dtype == np.float32
+        assert result.rewards.tolist() == list(rewards)
+        assert result.terminated.tolist() == [reward > 0 for reward in rewards]
+        assert result.revisits is not None
+        assert result.revisits.tolist() == list(revisits)
+    assert result.observations.argmax(axis=1).tolist() == [1, 1]
+
+
+def test_limit_of_a_gridworld_is_the_registered_one_unless_it_is_overridden() -> None:
+    for limit, expected in ((None, 300), (4, 4)):
+        environments = LaneEnvironments("Agent57/NearOrFar-v0", 1, 0, EnvironmentConfig(max_episode_steps=limit))
+        environments.reset()
+        steps = 1
+        while steps < 500 and not environments.step(np.array([steps % 2])).truncated[0]:
+            steps += 1
+        assert steps == expected
+
+
+def test_colours_of_a_gridworld_come_first_with_its_cells_in_place() -> None:
+    config = EnvironmentConfig(arguments=("size=7", "num_colours=1", "num_mazes=1"))
+    environments = LaneEnvironments("Agent57/DiscoMaze-v0", 2, 0, config)
+    red, green, blue = environments.reset()[1]
+    # The agent in the middle is green, walls of the only colour are red.
+    assert [(int(row), int(column)) for row, column in np.argwhere(green)] == [(3, 3)]
+    walls = maze_walls(0, 7)[0].reshape(7, 7)
+    assert not np.array_equal(walls, walls.T)
+    np.testing.assert_array_equal(red, np.where(walls, 255, 0))
+    assert blue.sum() == 0
+
+
+def test_revisits_are_those_of_the_environment_or_none() -> None:
+    gymnasium.registry.pop("SaysRevisit-v0", None)
+    gymnasium.register("SaysRevisit-v0", SaysRevisit)
+    for env_id, expected in (("SaysRevisit-v0", True), ("CartPole-v1", False), ("ALE/Pong-v5", False)):
+        environments = LaneEnvironments(env_id, 2, 0, PAPER)
+        environments.reset()
+        revisits = environments.step(np.array([0, 1])).revisits
+        if expected:
+            assert revisits is not None
+            assert revisits.dtype == np.bool_
+            assert revisits.tolist() == [False, True]
+        else:
+            assert revisits is None
+
+
+class SaysRevisit(Chain):
+    """A chain that says, wrongly but visibly, that every step to the right is a revisit."""
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return (*super().step(action)[:4], {"revisit": bool(action == 1)})
+
+
+def test_arguments_are_read_as_json_or_else_as_text() -> None:
+    given = ("a=1", "b=2.5", "c=true", "d=[1, 2]", 'e="x"', "f=x=y", "g=", "h=null")
+    expected = {"a": 1, "b": 2.5, "c": True, "d": [1, 2], "e": "x", "f": "x=y", "g": "", "h": None}
+    assert keyword_arguments(given) == expected
+    assert keyword_arguments(()) == {}
+
+
+@pytest.mark.parametrize("arguments", [("size",), ("=9",), ("si ze=9",), ("a=1", "a=2"), ("max_episode_steps=9",)])
+def test_malformed_arguments_are_refused(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"environment\.arguments"):
+        EnvironmentConfig(arguments=arguments)
+
+
+def test_arguments_reach_any_environment() -> None:
+    config = EnvironmentConfig(arguments=("length=5",))
+    assert environment_spec("tests.fakes:Chain-v0", config).observation_shape == (5,)
+    config = EnvironmentConfig(arguments=("map_name=8x8",))
+    assert environment_spec("FrozenLake-v1", config).observation_shape == (64,)
+    config = EnvironmentConfig(arguments=("size=9",))
+    assert environment_spec("Agent57/RandomCoin-v0", config).observation_shape == (2, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "argument", "words"),
+    [
+        ("Agent57/RandomCoin-v0", "sise=9", "knows no argument 'sise'"),
+        ("Agent57/RandomCoin-v0", "size=big", "size must be an integer"),
+        ("Agent57/RandomCoin-v0", "num_envs=2", "num_envs"),
+        ("CartPole-v1", "sise=9", "knows no argument 'sise'"),
+        ("CartPole-v1", "disable_env_checker=true", "disable_env_checker"),
+        ("ALE/Pong-v5", "mode=1", "Atari"),
+    ],
+)
+def test_unusable_arguments_are_refused_in_one_sentence(env_id: str, argument: str, words: str) -> None:
+    with pytest.raises(UnsupportedEnvironment) as refusal:
+        environment_spec(env_id, EnvironmentConfig(arguments=(argument,)))
+    assert words in str(refusal.value)
+    assert env_id in str(refusal.value)
+    assert "\n" not in str(refusal.value)

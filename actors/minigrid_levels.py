@@ -1,0 +1,82 @@
+"""MiniGrid levels as Agent57 takes them: `--env actors.minigrid_levels:Agent57/MiniGrid-MultiRoom-N6-v0`.
+
+Importing this registers `Agent57/MiniGrid-X` for every `MiniGrid-X` there is. It is imported by name only, since
+MiniGrid (Chevalier-Boisvert et al. 2023) is optional.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+
+try:
+    import minigrid  # noqa: F401 (registers the levels)
+    from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
+except ImportError as error:
+    raise ImportError(f"{error}: pip install minigrid") from error
+
+# One plane each for 11 kinds of object, 6 colours, and a door's 3 states.
+NUM_VALUES = np.array([len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX)])
+FIRST_PLANES = np.cumsum(NUM_VALUES) - NUM_VALUES
+NUM_PLANES = int(NUM_VALUES.sum())
+
+
+class AgentView(gymnasium.Wrapper, RecordConstructorArgs):
+    """The agent's partial view as planes of 0 and 1, flattened: uint8 (20 * 7 * 7,), plane first, then x, then y.
+
+    Neither the mission nor the direction is observed. ``info["revisit"]``: the agent was on this cell before in this
+    episode, whatever its direction.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        assert isinstance(env.observation_space, spaces.Dict)
+        width, height, _ = env.observation_space["image"].shape  # type: ignore[misc]
+        self._num_cells = width * height
+        self.observation_space = spaces.Box(0, 1, (NUM_PLANES * self._num_cells,), np.uint8)
+        # Where the first plane of each part of a cell's code has this cell.
+        self._places = FIRST_PLANES * self._num_cells + np.arange(self._num_cells)[:, np.newaxis]
+        self._visited: set[tuple[int, int]] = set()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """First view of a new episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._visited.clear()
+        return self._planes(observation["image"]), info | {"revisit": self._revisit()}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """What one action brings, with the view as planes."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        info = info | {"revisit": self._revisit()}
+        return self._planes(observation["image"]), float(reward), terminated, truncated, info
+
+    def _planes(self, image: np.ndarray) -> np.ndarray:
+        planes = np.zeros(NUM_PLANES * self._num_cells, np.uint8)
+        values = image.reshape(self._num_cells, 3).astype(np.intp)
+        planes[values * self._num_cells + self._places] = 1
+        return planes
+
+    def _revisit(self) -> bool:
+        x, y = self.env.unwrapped.agent_pos  # type: ignore[attr-defined]
+        position = (int(x), int(y))
+        if position in self._visited:
+            return True
+        self._visited.add(position)
+        return False
+
+
+for _level in [spec for spec in gymnasium.registry.values() if spec.id.startswith("MiniGrid-")]:
+    gymnasium.register(
+        f"Agent57/{_level.id}",
+        _level.entry_point,
+        max_episode_steps=_level.max_episode_steps,
+        kwargs=_level.kwargs,
+        additional_wrappers=(*_level.additional_wrappers, AgentView.wrapper_spec()),
+    )

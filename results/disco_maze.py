@@ -1,0 +1,158 @@
+"""Disco maze: does episodic novelty see through walls that change colour at every step? (NGU section 4.1.)
+
+    python -m results.disco_maze [--quick]
+
+There is no reward, and a step into a wall ends the episode: what an agent visits is what novelty makes it visit. A
+learned embedding keeps what actions control and should forget the colours; to a random one every state is new, and
+so it is to the life-long novelty of RND alone. Trained and judged is the exploratory policy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.collections import LineCollection
+
+from actors.environments import environment_spec
+from actors.evaluator import Evaluator
+from agent57.networks import Agent57Networks, flatten_weights
+from cluster.checkpoint import Checkpoints, load_tree
+from cluster.config import load_config
+from cluster.metrics import MetricSeries
+from results.experiment import Experiment, Outcome, Variant, run_as_command
+from results.plots import draw_curves, save_panels
+
+FRAMES, QUICK_FRAMES = 1_000_000, 30_000
+EVALUATIONS = 25
+CORRIDOR_CELLS = 199
+"""Of every 21 x 21 maze."""
+EPISODIC = ("--intrinsic.novelty", "episodic")
+LEARNED, RANDOM = "learned embedding", "random embedding"
+VARIANTS = (
+    Variant(LEARNED, EPISODIC),
+    Variant(RANDOM, (*EPISODIC, "--intrinsic.embedding", "random")),
+    Variant("RND alone", ("--intrinsic.novelty", "lifelong")),
+)
+
+
+def draw(outcome: Outcome, folder: Path) -> None:
+    """curves.png: share of the maze visited, and revisits' reward; paths.png: an episode of each variant."""
+    visited = {
+        variant.name: [
+            series._replace(values=series.values / CORRIDOR_CELLS)
+            for series in outcome.series(variant.name, "evaluation/new_states")
+        ]
+        for variant in VARIANTS
+    }
+    ratios = {
+        name: [
+            ratio(revisits, new)
+            for revisits, new in zip(
+                outcome.series(name, "intrinsic/episodic_revisits"),
+                outcome.series(name, "intrinsic/episodic_new"),
+                strict=True,
+            )
+        ]
+        for name in (LEARNED, RANDOM)
+    }
+    save_panels(
+        folder / "curves.png",
+        "Disco maze: means and 95 % intervals over seeds",
+        [
+            lambda axis: draw_curves(axis, visited, "share of corridor cells visited per episode"),
+            lambda axis: draw_curves(axis, ratios, "episodic reward: cells seen before / new cells"),
+        ],
+    )
+    draw_paths(outcome, folder / "paths.png")
+
+
+def ratio(numerator: MetricSeries, denominator: MetricSeries) -> MetricSeries:
+    """numerator / denominator where both were logged and the denominator is not 0."""
+    _, of_first, of_second = np.intersect1d(numerator.env_frames, denominator.env_frames, return_indices=True)
+    usable = denominator.values[of_second] != 0
+    of_first, of_second = of_first[usable], of_second[usable]
+    quotients = numerator.values[of_first] / denominator.values[of_second]
+    return MetricSeries(numerator.env_frames[of_first], numerator.minutes[of_first], quotients)
+
+
+def draw_paths(outcome: Outcome, path: Path) -> None:
+    """One greedy episode of the first run of each variant, all in the same maze: walls grey, the path by its time."""
+    first_runs = {run.variant.name: run for run in reversed(outcome.runs)}
+    runs = [first_runs[variant.name] for variant in VARIANTS if variant.name in first_runs]
+    figure, axes = plt.subplots(1, len(runs), figsize=(10, 3.9), squeeze=False, layout="constrained")
+    for axis, run in zip(axes[0], runs, strict=True):
+        walls, cells = play_episode(run.folder)
+        axis.imshow(walls, cmap="Greys", vmin=0, vmax=2.5)
+        points = cells[:, ::-1].astype(np.float64)
+        lines = LineCollection(list(np.stack([points[:-1], points[1:]], axis=1)), cmap="viridis", linewidths=2.5)
+        lines.set_array(np.arange(len(points) - 1))
+        axis.add_collection(lines)
+        axis.plot(*points[0], "o", color="#D55E00", markersize=5)
+        distinct = len({tuple(cell) for cell in cells if not walls[tuple(cell)]})
+        axis.set_title(f"{run.variant.name}: {distinct} cells in {len(cells) - 1} steps", fontsize=10)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        figure.colorbar(lines, ax=axis, shrink=0.75, label="step").ax.tick_params(labelsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def play_episode(run_dir: Path, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(walls bool [S, S], cells visited int [steps + 1, 2]) of one episode with the run's newest checkpoint."""
+    config = load_config(run_dir / "config.json")
+    spec = environment_spec(config.env, config.environment)
+    state = load_tree(Checkpoints(run_dir, 1).latest_or_error(print), "learner")
+    networks = Agent57Networks(spec, config.family.num_policies, config.network)
+    networks.load_state_dict(state["networks"])
+    evaluator = Evaluator(config.env, config.agent, config.evaluation, config.environment, seed, num_lanes=1)
+    evaluator.set_weights(state["updates"], flatten_weights(networks))
+    policy = config.evaluation.policy_index
+    assert policy is not None
+    images = []
+    while True:
+        step = evaluator.lanes.step(lambda lane: policy)
+        images.append(np.moveaxis(step.observations[0], 0, -1))
+        if step.ends[0]:
+            break
+    return walls_of(images[0]), np.array([agent_cell(image) for image in images])
+
+
+def agent_cell(image: np.ndarray) -> tuple[int, int]:
+    """(row, column) of the agent, the only green pixel of an image [S, S, 3]."""
+    ((row, column),) = np.argwhere((image == (0, 255, 0)).all(-1))
+    return int(row), int(column)
+
+
+def walls_of(image: np.ndarray) -> np.ndarray:
+    """Where an episode's first image [S, S, 3] shows walls: neither the black corridor nor the agent upon it."""
+    walls = np.asarray(image.any(-1))
+    walls[agent_cell(image)] = False
+    return walls
+
+
+EXPERIMENT = Experiment(
+    name="disco_maze",
+    title="Disco maze: a learned embedding, a random one, RND alone",
+    env="Agent57/DiscoMaze-v0",
+    variants=VARIANTS,
+    base_flags=(
+        *("--max-env-frames", str(FRAMES), "--evaluation.period-env-frames", str(FRAMES // EVALUATIONS)),
+        *("--family.num-policies", "2", "--family.beta-max", "1", "--bandit.assignment", "most_exploratory"),
+        *("--evaluation.policy-index", "1", "--network.torso", "small_conv"),
+        # A random step hits a wall, mostly; one in a hundred would end most episodes before the maze is seen.
+        *("--evaluation.epsilon", "0"),
+    ),
+    quick_flags=("--max-env-frames", str(QUICK_FRAMES), "--evaluation.period-env-frames", str(QUICK_FRAMES // 4)),
+    curve_tags=(
+        *("evaluation/new_states", "return/new_states", "learner/embedding_accuracy"),
+        *("intrinsic/episodic_new", "intrinsic/episodic_revisits"),
+    ),
+    draw=draw,
+    final_tag="evaluation/new_states",
+    keep_checkpoints=True,
+)
+
+if __name__ == "__main__":
+    run_as_command(EXPERIMENT)

@@ -1,0 +1,53 @@
+"""Memory: with and without the LSTM's state, on a maze that asks at its end for what was seen at its start.
+
+    python -m results.memory [--quick]
+
+Without memory the right arm of the T is a guess: a mean return of 0 at best. The sequences (40 steps, a new one every
+20) are longer than the corridor, so that learning reaches back to the cue.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant, run_as_command
+from results.plots import draw_curves, save_panels
+
+FRAMES, QUICK_FRAMES = 450_000, 60_000
+EVALUATIONS = 25
+VARIANTS = (Variant("recurrent"), Variant("no memory", ("--network.no-recurrent",)))
+
+
+def draw(outcome: Outcome, folder: Path) -> None:
+    """curves.png: returns of the greedy evaluator and of all episodes of training."""
+    greedy, training = (
+        {variant.name: outcome.series(variant.name, tag) for variant in VARIANTS}
+        for tag in ("evaluation/return", "return/all")
+    )
+    save_panels(
+        folder / "curves.png",
+        "T-maze: means and 95 % intervals over seeds",
+        [
+            lambda axis: draw_curves(axis, greedy, "greedy return"),
+            lambda axis: draw_curves(axis, training, "return in training"),
+        ],
+    )
+
+
+EXPERIMENT = Experiment(
+    name="memory",
+    title="T-maze: a recurrent agent against one without memory",
+    env="Agent57/TMaze-v0",
+    variants=VARIANTS,
+    base_flags=(
+        *("--max-env-frames", str(FRAMES), "--evaluation.period-env-frames", str(FRAMES // EVALUATIONS)),
+        *("--sequence.trace-length", "40", "--sequence.replay-period", "20", "--replay.min-sequences", "100"),
+        *("--learner.batch-size", "16", "--evaluation.episodes", "64", *SMALL_NETWORKS),
+    ),
+    quick_flags=("--max-env-frames", str(QUICK_FRAMES), "--evaluation.period-env-frames", str(QUICK_FRAMES // 4)),
+    curve_tags=("evaluation/return", "return/all", "learner/extrinsic_mean_q"),
+    draw=draw,
+)
+
+if __name__ == "__main__":
+    run_as_command(EXPERIMENT)

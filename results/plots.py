@@ -1,0 +1,184 @@
+"""Statistics over seeds, and the three kinds of panel that the experiments of this folder draw.
+
+Seeds are the unit of repetition: an interval says how a mean would vary with other seeds, not with other episodes.
+Called by `results/experiment.py` (statistics) and by the experiments (panels). Needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from cluster.metrics import MetricSeries
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, told apart by the colour-blind too; grey stands for its yellow, which is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
+LINE_STYLES = ("-", "--", "-.", ":")
+MARKERS = "osD^vP*X"
+MAX_CURVES = len(COLOURS)
+"""More curves than this in one panel cannot be told apart."""
+GRID_POINTS = 60
+MILLION = 1e6
+
+Statistic = Callable[..., Any]
+Panel = Callable[[Axes], None]
+
+
+# Statistics
+
+
+def interquartile_mean(values: np.ndarray, axis: int = 0) -> Any:
+    """Mean of what is left along ``axis`` without the floor(n / 4) lowest and as many of the highest values.
+
+    Agarwal et al. 2021 (arXiv:2108.13264): less at the mercy of one lucky seed than the mean. Below four seeds it is
+    the mean.
+    """
+    values = np.sort(np.asarray(values, np.float64), axis=axis)
+    cut = values.shape[axis] // 4
+    return values.take(range(cut, values.shape[axis] - cut), axis=axis).mean(axis)
+
+
+def bootstrap_interval(
+    values: np.ndarray, statistic: Statistic = np.mean, confidence: float = 0.95, resamples: int = 10_000
+) -> tuple[Any, Any]:
+    """(low, high): percentile bootstrap interval of ``statistic`` over axis 0 of ``values`` [seeds, ...].
+
+    The seeds are drawn with replacement, as many as there are, ``resamples`` times; the interval holds the central
+    ``confidence`` of the statistics. One seed has the interval of its value. The draws are the same at every call.
+    """
+    values = np.asarray(values, np.float64)
+    rng = np.random.default_rng(0)
+    drawn = values[rng.integers(len(values), size=(resamples, len(values)))]
+    tail = (1 - confidence) / 2
+    # An outcome of the resampling, never something between two of them.
+    low, high = np.quantile(statistic(drawn, axis=1), [tail, 1 - tail], axis=0, method="inverted_cdf")
+    return low, high
+
+
+def final_value(series: MetricSeries, share: float = 0.2) -> float:
+    """Mean of the last ``share`` of the points, at least one; NaN if there are none."""
+    values = series.values[np.isfinite(series.values)]
+    return float(values[-max(1, math.ceil(share * len(values))) :].mean()) if len(values) else math.nan
+
+
+def thin(series: MetricSeries, max_points: int) -> MetricSeries:
+    """At most ``max_points`` points: means over equal ranges of env_frames; what is not finite is left out."""
+    finite = np.isfinite(series.values)
+    columns = [series.env_frames[finite].astype(np.float64), series.minutes[finite], series.values[finite]]
+    frames = columns[0]
+    if len(frames) > max_points:
+        edges = np.linspace(frames[0], frames[-1], max_points + 1)[1:-1]
+        # Empty ranges vanish: the bins are numbered by rank.
+        _, bins = np.unique(np.searchsorted(edges, frames, side="right"), return_inverse=True)
+        counts = np.bincount(bins)
+        columns = [np.bincount(bins, weights=column) / counts for column in columns]
+    return MetricSeries(np.rint(columns[0]).astype(np.int64), columns[1], columns[2])
+
+
+def on_common_grid(runs: Sequence[MetricSeries], points: int = GRID_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """(env_frames [points], values [runs, points]), interpolated where all runs have values; empty if nowhere."""
+    runs = [run for run in (thin(run, points) for run in runs) if len(run.values)]
+    start = max((run.env_frames[0] for run in runs), default=0)
+    end = min((run.env_frames[-1] for run in runs), default=-1)
+    if end < start:
+        return np.zeros(0), np.zeros((len(runs), 0))
+    grid = np.linspace(start, end, points if end > start else 1)
+    return grid, np.stack([np.interp(grid, run.env_frames, run.values) for run in runs])
+
+
+# Panels
+
+
+def draw_curves(axis: Axes, curves: Mapping[str, Sequence[MetricSeries]], ylabel: str) -> None:
+    """One line per label: the mean over its runs, with the 95 % interval of the mean shaded; labels without runs
+    are left out. ValueError beyond `MAX_CURVES`."""
+    _refuse_crowd(curves)
+    for index, (label, runs) in enumerate(curves.items()):
+        grid, values = on_common_grid(runs)
+        if not grid.size:
+            continue
+        style = {"color": COLOURS[index], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
+        axis.plot(grid / MILLION, values.mean(0), label=label, linewidth=1.8, **style)
+        low, high = bootstrap_interval(values, resamples=2_000)
+        axis.fill_between(grid / MILLION, low, high, color=COLOURS[index], alpha=0.18, linewidth=0)
+    _finish(axis, "environment frames (millions)", ylabel)
+
+
+def draw_sweep(
+    axis: Axes, x: Sequence[float], lines: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: str
+) -> None:
+    """One line per label over the settings ``x``, evenly spaced; ``lines[label][i]`` are the seeds' values at x[i].
+
+    Points are means, bars their 95 % intervals, small dots the seeds. ValueError beyond `MAX_CURVES`.
+    """
+    _refuse_crowd(lines)
+    for index, (label, values) in enumerate(lines.items()):
+        # Side by side, or bars of equal height would hide each other.
+        places = np.arange(len(x)) + 0.08 * (index - (len(lines) - 1) / 2)
+        filled = [(place, np.asarray(seeds)) for place, seeds in zip(places, values, strict=True) if len(seeds)]
+        if not filled:
+            continue
+        means = np.array([seeds.mean() for _, seeds in filled])
+        bounds = np.array([bootstrap_interval(seeds) for _, seeds in filled]).T
+        style = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
+        errors = np.maximum(np.abs(bounds - means), 0)
+        axis.errorbar([p for p, _ in filled], means, errors, label=label, capsize=3, markersize=5, **style)
+        for place, seeds in filled:
+            axis.plot(np.full(len(seeds), place), seeds, ".", color=COLOURS[index], alpha=0.35, markersize=4)
+    axis.set_xticks(range(len(x)), [f"{value:g}" for value in x])
+    _finish(axis, xlabel, ylabel)
+
+
+def draw_shares(axis: Axes, arms: Mapping[str, Sequence[MetricSeries]], ylabel: str) -> None:
+    """Stacked areas, the first arm at the bottom: each the mean over its runs; arms without runs are left out."""
+    runs = [series for of_arm in arms.values() for series in of_arm]
+    grid, _ = on_common_grid(runs)
+    if not grid.size:
+        return
+    shares = {
+        label: np.mean([np.interp(grid, run.env_frames, run.values) for run in of_arm], axis=0)
+        for label, of_arm in ((label, [thin(run, GRID_POINTS) for run in runs]) for label, runs in arms.items())
+        if of_arm
+    }
+    # Arms are ordered, so their colours are too: from exploitative to exploratory.
+    colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.95, len(shares)))
+    axis.stackplot(grid / MILLION, list(shares.values()), labels=list(shares), colors=colours, linewidth=0)
+    axis.set_ylim(0, 1)
+    axis.margins(x=0)
+    _finish(axis, "environment frames (millions)", ylabel)
+    handles, labels = axis.get_legend_handles_labels()
+    axis.legend(handles[::-1], labels[::-1], fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+
+
+def save_panels(path: Path, title: str, panels: Sequence[Panel], width: float = 10.0, height: float = 3.9) -> None:
+    """Draw each panel on axes of its own, side by side, and write the figure as PNG, about as wide as a README."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, height), squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        panel(axis)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _refuse_crowd(curves: Mapping[str, Any]) -> None:
+    if len(curves) > MAX_CURVES:
+        raise ValueError(f"{len(curves)} curves in one panel: at most {MAX_CURVES} can be told apart")
+
+
+def _finish(axis: Axes, xlabel: str, ylabel: str) -> None:
+    axis.set_xlabel(xlabel, fontsize=10)
+    axis.set_ylabel(ylabel, fontsize=10)
+    axis.tick_params(labelsize=9)
+    axis.grid(alpha=0.3)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8, framealpha=0.85)
