@@ -27,7 +27,7 @@ MARKERS = "osD^vP*X"
 MAX_CURVES = len(COLOURS)
 """More curves than this in one panel cannot be told apart."""
 GRID_POINTS = 60
-MILLION = 1e6
+THOUSAND = 1e3
 
 Statistic = Callable[..., Any]
 Panel = Callable[[Axes], None]
@@ -106,11 +106,11 @@ def draw_curves(axis: Axes, curves: Mapping[str, Sequence[MetricSeries]], ylabel
         grid, values = on_common_grid(runs)
         if not grid.size:
             continue
-        style = {"color": COLOURS[index], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
-        axis.plot(grid / MILLION, values.mean(0), label=label, linewidth=1.8, **style)
+        style: dict[str, Any] = {"color": COLOURS[index], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
+        axis.plot(grid / THOUSAND, values.mean(0), label=label, linewidth=1.8, **style)
         low, high = bootstrap_interval(values, resamples=2_000)
-        axis.fill_between(grid / MILLION, low, high, color=COLOURS[index], alpha=0.18, linewidth=0)
-    _finish(axis, "environment frames (millions)", ylabel)
+        axis.fill_between(grid / THOUSAND, low, high, color=COLOURS[index], alpha=0.18, linewidth=0)
+    _finish(axis, "environment frames (thousands)", ylabel)
 
 
 def draw_sweep(
@@ -129,7 +129,11 @@ def draw_sweep(
             continue
         means = np.array([seeds.mean() for _, seeds in filled])
         bounds = np.array([bootstrap_interval(seeds) for _, seeds in filled]).T
-        style = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
+        style: dict[str, Any] = {
+            "color": COLOURS[index],
+            "marker": MARKERS[index],
+            "linestyle": LINE_STYLES[index % len(LINE_STYLES)],
+        }
         errors = np.maximum(np.abs(bounds - means), 0)
         axis.errorbar([p for p, _ in filled], means, errors, label=label, capsize=3, markersize=5, **style)
         for place, seeds in filled:
@@ -151,10 +155,10 @@ def draw_shares(axis: Axes, arms: Mapping[str, Sequence[MetricSeries]], ylabel: 
     }
     # Arms are ordered, so their colours are too: from exploitative to exploratory.
     colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.95, len(shares)))
-    axis.stackplot(grid / MILLION, list(shares.values()), labels=list(shares), colors=colours, linewidth=0)
+    axis.stackplot(grid / THOUSAND, list(shares.values()), labels=list(shares), colors=colours, linewidth=0)
     axis.set_ylim(0, 1)
     axis.margins(x=0)
-    _finish(axis, "environment frames (millions)", ylabel)
+    _finish(axis, "environment frames (thousands)", ylabel)
     handles, labels = axis.get_legend_handles_labels()
     axis.legend(handles[::-1], labels[::-1], fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
 

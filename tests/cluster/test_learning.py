@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import tests.fakes  # noqa: F401  (registers TinyMaze-v0)
+from actors.environments import EnvironmentConfig
 from cluster.commands import train
 from cluster.metrics import MetricSeries, read_metrics
 from cluster.presets import LAPTOP, SMALL
@@ -58,6 +59,27 @@ def test_a_maze_where_random_play_fails_is_learned_within_three_minutes(tmp_path
     for net in ("extrinsic", "intrinsic"):
         assert metrics[f"learner/{net}_max_abs_q"].values[-1] < 100
         assert metrics[f"learner/{net}_grad_norm"].values[-1] > 0
+
+
+def test_the_exploitative_policy_goes_straight_to_a_random_coin(tmp_path: Path) -> None:
+    """`results/random_coin.py` in small: three of four policies wander for novelty, policy 0 must not."""
+    room = EnvironmentConfig(arguments=("size=5",), max_episode_steps=12)
+    config = dataclasses.replace(
+        SMALL,
+        env="Agent57/RandomCoin-v0",
+        serial=True,
+        run_dir=str(tmp_path / "run"),
+        max_env_frames=33_000,
+        family=dataclasses.replace(SMALL.family, gamma_max=0.95, gamma_min=0.9),
+        network=dataclasses.replace(SMALL.network, torso_size=64, lstm_size=32, head_size=32),
+        environment=room,
+        replay=dataclasses.replace(SMALL.replay, replay_ratio=8.0),
+        learner=dataclasses.replace(SMALL.learner, learning_rate=1e-3, target_period=20),
+        evaluation=dataclasses.replace(SMALL.evaluation, period_env_frames=8_000, episodes=64, policy_index=0),
+    )
+    assert train(config, "small", None) == 0
+    returns = read_metrics(tmp_path / "run")["evaluation/return"].values
+    assert returns.max() >= 0.9
 
 
 def reaches(series: MetricSeries, value: float) -> float:

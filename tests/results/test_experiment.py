@@ -1,0 +1,296 @@
+"""An experiment from its command to its files, with real trainings of a few seconds; and what it makes again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from cluster.command_line import parse_train
+from cluster.metrics import read_metrics
+from results import disco_maze, experiment, hard_exploration, long_horizon, memory, random_coin
+from results.experiment import FINISHED, Experiment, Outcome, Run, Trainer, Variant, main
+from results.plots import final_value
+
+FRAMES = 1200
+TAGS = ("evaluation/return", "rate/learner_updates")
+
+
+def draw_nothing(outcome: Outcome, folder: Path) -> None:
+    (folder / "drawn.png").write_text(" ".join(sorted(run.name for run in outcome.runs)))
+
+
+TINY = Experiment(
+    name="tiny",
+    title="A tiny chain",
+    env="tests.fakes:Chain-v0",
+    variants=(Variant("plain"), Variant("Large beta, 0.5", ("--family.beta-max", "0.5"))),
+    base_flags=(
+        *("--max-env-frames", str(FRAMES), "--evaluation.period-env-frames", "200", "--log-seconds", "0.05"),
+        *("--family.beta-max", "0.1", "--network.torso-size", "16", "--network.lstm-size", "16"),
+        *("--evaluation.policy-index", "0"),
+    ),
+    quick_flags=("--max-env-frames", "100"),
+    curve_tags=TAGS,
+    draw=draw_nothing,
+    preset="smoke",
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tiny experiment was run with one seed."""
+    root = tmp_path_factory.mktemp("root")
+    assert main(TINY, ["--seeds", "1", "--jobs", "2"], root) == 0
+    return root
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the runs that are asked for; none is really made."""
+    names: list[str] = []
+
+    def train(trainer: Trainer, runs: list[Run], jobs: int) -> int:
+        names.extend(run.name for run in runs)
+        return len(runs)
+
+    monkeypatch.setattr(Trainer, "train", train)
+    return names
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_curves_hold_what_the_runs_logged(root: Path) -> None:
+    written = rows(root / "results" / "tiny" / "curves.csv")
+    for variant in TINY.variants:
+        metrics = read_metrics(root / "runs" / "results" / "tiny" / f"{variant.slug}-0")
+        assert metrics["rate/learner_updates"].env_frames[-1] >= FRAMES
+        for tag in TAGS:
+            mine = [row for row in written if row["variant"] == variant.name and row["tag"] == tag]
+            frames, values = ([float(row[key]) for row in mine] for key in ("env_frames", "value"))
+            assert {row["seed"] for row in mine} == {"0"}
+            if len(metrics[tag].values) <= 60:
+                assert frames == metrics[tag].env_frames.tolist()
+                assert values == pytest.approx(metrics[tag].values, rel=1e-4)
+            else:
+                assert 2 <= len(mine) <= 60
+                assert metrics[tag].values.min() <= min(values) <= max(values) <= metrics[tag].values.max()
+    returns = read_metrics(root / "runs" / "results" / "tiny" / "plain-0")["evaluation/return"]
+    assert 3 <= len(returns.values) <= 60
+
+
+def test_the_summary_has_a_row_per_variant(root: Path) -> None:
+    written = rows(root / "results" / "tiny" / "summary.csv")
+    assert [row["variant"] for row in written] == ["plain", "Large beta, 0.5"]
+    for row, variant in zip(written, TINY.variants, strict=True):
+        metrics = read_metrics(root / "runs" / "results" / "tiny" / f"{variant.slug}-0")
+        expected = pytest.approx(final_value(metrics["evaluation/return"]), rel=1e-4)
+        assert row["seeds"] == "1"
+        assert [float(row[key]) for key in ("mean", "min", "max", "interval_low", "interval_high")] == [expected] * 5
+
+
+def test_the_config_tells_variants_by_what_differs(root: Path) -> None:
+    config = json.loads((root / "results" / "tiny" / "config.json").read_text())
+    assert config["variants"] == {"plain": {"family.beta_max": 0.1}, "Large beta, 0.5": {"family.beta_max": 0.5}}
+    assert config["common"]["network.lstm_size"] == 16
+    assert config["common"]["serial"] is True
+    assert config["common"]["run_dir"] == ""
+
+
+def test_the_record_says_how_the_runs_were_made(root: Path) -> None:
+    text = (root / "results" / "tiny" / "run.json").read_text()
+    record = json.loads(text)
+    assert record["command"] == "python -m results.tiny --seeds 1 --jobs 2"
+    assert set(record["minutes_per_run"]) == {"plain, seed 0", "Large beta, 0.5, seed 0"}
+    assert record["machine"]["cores"] >= 1
+    assert {"python", "torch", "numpy"} <= set(record["versions"])
+    training = record["first_training_of_each_variant"]["Large beta, 0.5"]
+    assert "--run-dir runs/results/tiny/large-beta-0.5-0" in training
+    assert training.endswith("--family.beta-max 0.5")
+    # No path of this machine.
+    assert str(root) not in text
+
+
+def test_finished_runs_leave_a_log_and_no_replay(root: Path) -> None:
+    folder = root / "runs" / "results" / "tiny"
+    assert "Stopped" in (folder / "plain-0.log").read_text()
+    assert not (folder / "plain-0" / "checkpoints").exists()
+    assert (root / "results" / "tiny" / "drawn.png").read_text() == "Large beta, 0.5, seed 0 plain, seed 0"
+
+
+def test_finished_runs_are_not_made_again(root: Path, made: list[str]) -> None:
+    assert main(TINY, ["--seeds", "1"], root) == 0
+    assert made == []
+    main(TINY, ["--seeds", "2"], root)
+    assert made == ["plain, seed 1", "Large beta, 0.5, seed 1"]
+
+
+def test_other_flags_other_code_or_fresh_make_runs_again(
+    root: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = (TINY.variants[0], Variant("Large beta, 0.5", ("--family.beta-max", "0.6")))
+    main(Experiment(**vars(TINY) | {"variants": changed}), ["--seeds", "1"], root)
+    assert made == ["Large beta, 0.5, seed 0"]
+    made.clear()
+    main(TINY, ["--seeds", "1", "--fresh", "--only", "plain"], root)
+    assert made == ["plain, seed 0"]
+    made.clear()
+    monkeypatch.setattr(experiment, "code_digest", lambda: "other")
+    main(TINY, ["--seeds", "1", "--only", "beta*0.5"], root)
+    assert made == ["Large beta, 0.5, seed 0"]
+
+
+def test_a_partial_run_keeps_the_other_variants_in_the_outcome(root: Path, made: list[str]) -> None:
+    assert main(TINY, ["--seeds", "1", "--only", "plain"], root) == 0
+    assert len(rows(root / "results" / "tiny" / "summary.csv")) == 2
+    assert main(TINY, ["--seeds", "1", "--only", "nothing like it"], root) == 2
+
+
+@pytest.mark.parametrize("arguments", [["--seeds", "3", "--plot-only"], ["--seeds", "1"]])
+def test_a_command_that_makes_no_run_draws_again_and_keeps_the_record(
+    arguments: list[str], root: Path, made: list[str]
+) -> None:
+    output = root / "results" / "tiny"
+    record = (output / "run.json").read_text()
+    (output / "curves.csv").unlink()
+    assert main(TINY, arguments, root) == 0
+    assert made == []
+    assert (output / "curves.csv").exists()
+    assert (output / "run.json").read_text() == record
+
+
+@pytest.fixture
+def fake_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose launch.py only pretends to train."""
+    (tmp_path / "launch.py").write_text(FAKE_TRAINING)
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    monkeypatch.setattr(experiment, "TRAINING_CODE", ("launch.py",))
+    return tmp_path
+
+
+FAKE_TRAINING = """
+import json, pathlib, sys
+arguments = sys.argv[1:]
+run_dir = pathlib.Path(arguments[arguments.index("--run-dir") + 1])
+seed = int(arguments[arguments.index("--seed") + 1])
+if "0.5" in arguments:
+    print("first line")
+    sys.exit("out of luck")
+run_dir.mkdir()
+(run_dir / "config.json").write_text(json.dumps({"max_env_frames": 100, "network": {"size": 1}}))
+row = {"env_frames": 100 - seed, "minutes": 1.0, "evaluation/return": 7.0}
+(run_dir / "metrics.jsonl").write_text(json.dumps(row) + chr(10))
+"""
+
+
+def test_failed_and_stopped_runs_are_told_and_the_others_finish(
+    fake_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second variant dies; seed 1 exits with 0 one frame short of its end, as after a signal."""
+    assert main(TINY, ["--seeds", "2", "--jobs", "2"], fake_root) == 1
+    said = capsys.readouterr().out
+    assert "plain, seed 0: finished after" in said
+    assert "plain, seed 1: FAILED" in said
+    assert "Large beta, 0.5, seed 0: FAILED" in said
+    assert "    | out of luck" in said
+    assert "3 of 4 runs are missing" in said
+    folder = fake_root / "runs" / "results" / "tiny"
+    assert [path.parent.name for path in folder.rglob(FINISHED)] == ["plain-0"]
+    assert [row["variant"] for row in rows(fake_root / "results" / "tiny" / "summary.csv")] == ["plain"]
+    assert json.loads((fake_root / "results" / "tiny" / "run.json").read_text())["commits"] == ["None"]
+    # Given again, the command makes the rest only.
+    main(TINY, ["--seeds", "2", "--jobs", "1"], fake_root)
+    assert "3 runs to make, 1 are there" in capsys.readouterr().out
+
+
+def test_quick_runs_stay_apart_from_the_results(fake_root: Path) -> None:
+    assert main(TINY, ["--quick", "--only", "plain"], fake_root) == 0
+    folder = fake_root / "runs" / "results" / "tiny-quick"
+    assert rows(folder / "curves.csv")[0]["seed"] == "0"
+    assert "--max-env-frames 100" in (folder / "run.json").read_text()
+    assert not (fake_root / "results").exists()
+
+
+def test_an_interrupt_stops_the_trainings_under_way(fake_root: Path) -> None:
+    """Each training interrupts the command that started it and then goes on for a minute."""
+    lines = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)\n"
+    (fake_root / "launch.py").write_text(lines)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        main(TINY, ["--seeds", "2", "--jobs", "1"], fake_root)
+    assert time.monotonic() - began < 30
+    assert [path.name for path in (fake_root / "runs" / "results" / "tiny").iterdir()] == ["plain-0.log"]
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("separate, bandit, beta_max 0.3", "separate-bandit-beta-max-0.3"),
+        ("RND alone", "rnd-alone"),
+        ("(odd) name!", "odd-name"),
+    ],
+)
+def test_slugs_are_fit_for_folders(name: str, slug: str) -> None:
+    assert Variant(name).slug == slug
+
+
+def test_variants_that_would_share_a_folder_are_refused() -> None:
+    with pytest.raises(ValueError, match="share a folder"):
+        Experiment(**vars(TINY) | {"variants": (Variant("a b"), Variant("A-B"))})
+
+
+EXPERIMENTS = [module.EXPERIMENT for module in (random_coin, disco_maze, memory, hard_exploration, long_horizon)]
+
+
+@pytest.mark.parametrize("tried", EXPERIMENTS, ids=lambda tried: tried.name)
+def test_every_variant_of_the_experiments_is_a_valid_command(tried: Experiment) -> None:
+    assert (Path(experiment.__file__).parent / f"{tried.name}.py").exists()
+    configs = []
+    for variant in tried.variants:
+        flags = ["--preset", tried.preset, "--env", tried.env, *tried.base_flags, *variant.flags]
+        configs.append(parse_train(flags).config)
+        quick = parse_train([*flags, *tried.quick_flags]).config
+        assert 0 < quick.max_env_frames < configs[-1].max_env_frames
+        assert 0 < quick.evaluation.period_env_frames < quick.max_env_frames
+    assert len(set(configs)) == len(tried.variants)
+
+
+@pytest.mark.parametrize("tried", EXPERIMENTS, ids=lambda tried: tried.name)
+def test_every_experiment_draws_with_variants_missing(
+    tried: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the first variant alone there are runs, and of made-up metrics."""
+    maze = np.array([[1, 1, 1], [1, 0, 0], [1, 1, 1]], np.bool_)
+    monkeypatch.setattr(disco_maze, "play_episode", lambda folder: (maze, np.array([[1, 1], [1, 2], [1, 1]])))
+    runs = []
+    for seed in range(2):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        tags = dict.fromkeys([*tried.curve_tags, tried.final_tag], 0.5)
+        lines = [json.dumps({"env_frames": frames, "minutes": 1.0, **tags}) for frames in (100, 200)]
+        (folder / "metrics.jsonl").write_text("\n".join(lines))
+        runs.append(Run(tried.variants[0], seed, folder, ()))
+    tried.draw(Outcome(tried, runs), tmp_path)
+    assert list(tmp_path.glob("*.png"))
+
+
+def test_the_maze_is_read_off_its_images() -> None:
+    image = np.array([[[255, 0, 0], [0, 0, 0]], [[0, 255, 0], [0, 255, 255]]], np.uint8)
+    assert disco_maze.agent_cell(image) == (1, 0)
+    assert disco_maze.walls_of(image).tolist() == [[True, False], [False, True]]
+
+
+def test_a_ratio_takes_the_moments_that_both_have() -> None:
+    first = disco_maze.MetricSeries(np.array([1, 2, 4, 5]), np.zeros(4), np.array([2.0, 3.0, 8.0, 1.0]))
+    second = disco_maze.MetricSeries(np.array([2, 3, 4, 5]), np.zeros(4), np.array([6.0, 1.0, 4.0, 0.0]))
+    quotient = disco_maze.ratio(first, second)
+    assert (quotient.env_frames.tolist(), quotient.values.tolist()) == ([2, 4], [0.5, 2.0])
