@@ -22,6 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cluster.command_line import parse_train
 from cluster.presets import PRESETS
 from launch import main
+from results.experiment import main as run_experiment
+from results.memory import EXPERIMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -192,14 +194,19 @@ def test_flags_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     monkeypatch.setenv("COLUMNS", "200")
     flag = re.compile(r"(?<!\S)--[a-z][\w.-]*")
     known = {name: set(flag.findall(help_of(name, capsys).replace(",", " "))) for name in ("train", "eval", "doctor")}
+    with pytest.raises(SystemExit):
+        run_experiment(EXPERIMENT, ["--help"])
+    known["results"] = set(flag.findall(capsys.readouterr().out))
     known["any"] = set().union(*known.values()) | OTHER_PROGRAMS_FLAGS
     checked = 0
     for page in PAGES:
         for code in {*inline_code(page), *commands(page)}:
-            called = re.search(r"launch\.py (\w+)", code)
+            called = re.search(r"(?:launch\.py |-m )(results\b|\w+)", code)
             for name in flag.findall(code):
                 checked += 1
-                assert name in known[called[1] if called else "any"], f"{page.name} names the flag {name}: {code}"
+                assert name in known.get(called[1] if called else "any", known["any"]), (
+                    f"{page.name} names the flag {name}: {code}"
+                )
     assert checked > 50
     fields = {name for name, _ in fields_of(PRESETS["paper"])}
     sections = {name.split(".")[0] for name in fields if "." in name}
