@@ -223,8 +223,11 @@ class Trainer:
 
 def _reached_its_end(run_dir: Path) -> bool:
     """Whether the last logged frame is the last one wanted: a training that a signal stops exits with 0, too."""
-    wanted = json.loads((run_dir / "config.json").read_text())["max_env_frames"]
-    return max(int(series.env_frames[-1]) for series in read_metrics(run_dir).values()) >= wanted
+    try:
+        wanted = json.loads((run_dir / "config.json").read_text())["max_env_frames"]
+        return max(int(series.env_frames[-1]) for series in read_metrics(run_dir).values()) >= wanted
+    except FileNotFoundError:
+        return False
 
 
 def _log_path(run: Run) -> Path:

@@ -326,7 +326,7 @@ def test_a_run_on_a_gridworld_logs_novelty_of_new_and_of_old_states(tmp_path: Pa
         env="Agent57/RandomCoin-v0",
         environment=EnvironmentConfig(arguments=("size=5",)),
         run_dir=str(tmp_path / "run"),
-        max_env_frames=3000,
+        max_env_frames=1500,
     )
     assert train(config, "smoke", None) == 0
     metrics = read_metrics(tmp_path / "run")
