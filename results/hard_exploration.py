@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent57.policy_family import PolicyFamily
 from results.experiment import Experiment, Outcome, Variant, run_as_command
-from results.plots import draw_curves, draw_shares, save_panels
+from results.plots import save_returns_and_shares
 
 FRAMES, QUICK_FRAMES = 1_500_000, 30_000
 EVALUATIONS = 30
@@ -30,14 +30,7 @@ def draw(outcome: Outcome, folder: Path) -> None:
     curves = {variant.name: outcome.series(variant.name, "evaluation/return") for variant in VARIANTS}
     betas = PolicyFamily(num_policies=NUM_POLICIES, beta_max=BETA_MAX).betas
     arms = {f"beta {beta:.2g}": outcome.series(FULL, f"bandit_share/{policy:02d}") for policy, beta in enumerate(betas)}
-    save_panels(
-        folder / "curves.png",
-        "MiniGrid MultiRoom-N4-S5: means and 95 % intervals over seeds",
-        [
-            lambda axis: draw_curves(axis, curves, "greedy return"),
-            lambda axis: draw_shares(axis, arms, "share of the full agent's episodes"),
-        ],
-    )
+    save_returns_and_shares(folder / "curves.png", "MiniGrid MultiRoom-N4-S5", curves, arms, "full agent")
 
 
 EXPERIMENT = Experiment(
