@@ -99,6 +99,7 @@ class Lanes:
             intrinsic.pseudo_count,
             intrinsic.max_similarity,
             intrinsic.distance_decay,
+            intrinsic.young_memory == "padded",
         )
         self.novelty = LifelongNovelty(intrinsic.error_horizon)
         self.policy_index = np.zeros(self.num_lanes, np.int64)
@@ -173,6 +174,9 @@ class Lanes:
 
     def _intrinsic_rewards(self, observations: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(r^i, episodic part, alpha, RND error) of what just arrived, each [L]; 0 at an episode's start."""
+        if self.agent.intrinsic.novelty == "none":
+            nothing = np.zeros(self.num_lanes, np.float32)
+            return nothing, nothing, nothing + 1, np.full(self.num_lanes, np.nan, np.float32)
         episodic = self.memory.bonus(self._embeddings.embed(observations).cpu().numpy())
         if float(self.networks.rnd.normalizer.count) == 0:
             alpha, errors = np.ones(self.num_lanes, np.float32), np.full(self.num_lanes, np.nan, np.float32)

@@ -60,6 +60,9 @@ class NetworkConfig:
     """Width of the controllable state."""
     embedding_hidden: int = 128
     """Hidden width of the action classifier on two controllable states."""
+    embedding_inputs: Literal["normalized", "scaled"] = "normalized"
+    """normalized: every pixel by its running mean and std, as for RND; scaled: to [0, 1] alone, as in the paper. Frames
+    that hardly change need the first, frames full of noise the second."""
     rnd_size: int = 128
     """Output width of the RND target and predictor."""
     separate: bool = True
@@ -72,13 +75,17 @@ class NetworkConfig:
 class IntrinsicConfig:
     """Episodic and life-long novelty (NGU section 2 and appendix)."""
 
-    novelty: Literal["both", "episodic", "lifelong"] = "both"
+    novelty: Literal["both", "episodic", "lifelong", "none"] = "both"
     """both: NGU's product; episodic: the episodic part alone; lifelong: RND errors over their standard deviation, as in
-    Burda et al. (the last two are ablations)."""
+    Burda et al.; none: intrinsic rewards are 0, and neither embedding nor RND is computed or trained (the last three
+    are ablations)."""
     embedding: Literal["learned", "random"] = "learned"
     """learned: controllable states; random: the embedding network stays as initialised (an ablation)."""
     num_neighbours: int = 10
     """k of the k-nearest-neighbour look-up."""
+    young_memory: Literal["unpaid", "padded"] = "unpaid"
+    """What a memory of fewer than k entries pays. unpaid: nothing; padded: as if the missing neighbours were at the
+    average distance, for episodes that are hardly longer than k steps."""
     memory_capacity: int = 30_000
     """Entries of one lane's episodic memory (a ring)."""
     kernel_epsilon: float = 1e-4
@@ -184,6 +191,10 @@ class AgentConfig:
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
 
     def __post_init__(self) -> None:
+        require(
+            self.intrinsic.novelty != "none" or self.family.num_policies == 1 or self.family.beta_max == 0,
+            "intrinsic.novelty none leaves nothing for the betas to weigh: add --family.beta-max 0",
+        )
         overlap = self.sequence.trace_length - self.sequence.replay_period
         require(
             self.loss.burn_in <= overlap,

@@ -38,6 +38,7 @@ class EpisodicMemory:
         pseudo_count: float = 1e-3,
         max_similarity: float = 8.0,
         distance_decay: float = 0.999,
+        pad_neighbours: bool = False,
     ) -> None:
         self.capacity = capacity
         self.num_neighbours = num_neighbours
@@ -46,6 +47,7 @@ class EpisodicMemory:
         self.pseudo_count = pseudo_count
         self.max_similarity = max_similarity
         self.distance_decay = distance_decay
+        self.pad_neighbours = pad_neighbours
         self._lane_range = torch.arange(num_lanes)
         self._entries = torch.zeros(num_lanes, min(self._CHUNK, capacity), embedding_dim)
         self._squared_norms = torch.full(self._entries.shape[:2], torch.inf)
@@ -67,22 +69,25 @@ class EpisodicMemory:
 
         K(d) = eps_k / (d + eps_k), d = max(d_k^2 / d_m^2 - cluster_distance, 0). Pays 0 where the similarity
         exceeds ``max_similarity`` and while a lane holds fewer than k entries (the paper is silent, and the
-        bare formula would pay the first steps of every episode a fortune). Numpy in, numpy out.
+        bare formula would pay the first steps of every episode a fortune); with ``pad_neighbours`` missing ones count
+        as being at the average distance, d_k^2 = d_m^2, instead. Numpy in, numpy out.
         """
         x = torch.as_tensor(embeddings, dtype=torch.float32)
         self._origins = torch.where((self._appended == 0).unsqueeze(1), x, self._origins)
         x = x - self._origins
-        ready = self._appended >= self.num_neighbours
+        ready = self._appended >= (1 if self.pad_neighbours else self.num_neighbours)
         rewards = torch.zeros(len(x))
         if bool(ready.any()):
-            distances = self._neighbour_distances(x)
-            self._average(distances.mean(1, dtype=torch.float64), ready)
+            distances, held = self._neighbour_distances(x)
+            self._average((distances * held).sum(1, dtype=torch.float64) / held.sum(1).clamp(min=1), ready)
             mean_distance = (self._distance_sum / self._distance_weight.clamp(min=1e-300)).float()
             # An average of 0 means that every distance ever seen was 0: all states are the same one.
-            relative = distances / mean_distance.clamp(min=1e-30).unsqueeze(1)
-            relative = (relative - self.cluster_distance).clamp(min=0)
-            kernel = self.kernel_epsilon / (relative + self.kernel_epsilon)
-            similarity = kernel.sum(1).sqrt() + self.pseudo_count
+            relative = torch.where(held, distances / mean_distance.clamp(min=1e-30).unsqueeze(1), 1.0)
+            kernel = self._kernel((relative - self.cluster_distance).clamp(min=0))
+            # Fewer columns than k: no lane holds more entries yet.
+            missing = self.num_neighbours - kernel.shape[1]
+            total = kernel.sum(1) + missing * self._kernel(1 - self.cluster_distance)
+            similarity = total.sqrt() + self.pseudo_count
             rewards = torch.where(ready & (similarity <= self.max_similarity), 1 / similarity, 0.0)
         self._append(x)
         return rewards.numpy() if isinstance(embeddings, np.ndarray) else rewards
@@ -93,16 +98,22 @@ class EpisodicMemory:
         self._appended[lanes] = 0
         self._squared_norms[lanes] = torch.inf
 
-    def _neighbour_distances(self, x: Tensor) -> Tensor:
-        """Squared distances to the k nearest entries, [L, k]; entries are found by |e|^2 - 2 e.x."""
+    def _kernel(self, relative: Any) -> Any:
+        return self.kernel_epsilon / (relative + self.kernel_epsilon)
+
+    def _neighbour_distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(squared distances to the k nearest entries, which of them exist), [L, k]; found by |e|^2 - 2 e.x.
+
+        Fewer columns while no lane holds k entries.
+        """
         filled = min(int(self._appended.max()), self.capacity)
         entries = self._entries[:, :filled]
         scores = torch.baddbmm(self._squared_norms[:, :filled, None], entries, x.unsqueeze(2), alpha=-2).squeeze(2)
         k = min(self.num_neighbours, filled)
-        nearest = scores.topk(k, dim=1, largest=False, sorted=False).indices
+        lowest, nearest = scores.topk(k, dim=1, largest=False, sorted=False)
         # The product form loses small distances between large vectors to cancellation: measure the winners.
         neighbours = entries.gather(1, nearest.unsqueeze(2).expand(-1, -1, x.shape[1]))
-        return (neighbours - x.unsqueeze(1)).square().sum(2)
+        return (neighbours - x.unsqueeze(1)).square().sum(2), lowest.isfinite()
 
     def _average(self, distances: Tensor, ready: Tensor) -> None:
         decay = torch.where(ready, self.distance_decay, 1.0)

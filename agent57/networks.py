@@ -255,19 +255,21 @@ class EmbeddingNetwork(nn.Module):
     """Controllable states f(x), and the classifier p(a_t | f(x_t), f(x_{t+1})) that trains them.
 
     NGU section 2 ("Episodic novelty module"). It normalises its inputs by moments of its own, so that a lane
-    whose embedding must not change during an episode keeps the moments too.
+    whose embedding must not change during an episode keeps the moments too; with ``embedding_inputs`` "scaled" it uses
+    none.
     """
 
     def __init__(self, spec: EnvironmentSpec, config: NetworkConfig) -> None:
         super().__init__()
         self.normalizer = ObservationNormalizer(spec)
-        self.torso = Torso(spec, config, normalized=True)
+        self._normalizes = config.embedding_inputs == "normalized"
+        self.torso = Torso(spec, config, normalized=self._normalizes)
         self.output = nn.Linear(config.torso_size, config.embedding_size)
         self.classifier = _head(2 * config.embedding_size, config.embedding_hidden, spec.num_actions)
 
     def forward(self, observations: Tensor) -> Tensor:
         """f(x): [N, *obs] -> float32 [N, embedding_size]."""
-        return self.output(self.torso(self.normalizer(observations)))
+        return self.output(self.torso(self.normalizer(observations) if self._normalizes else observations))
 
     def action_logits(self, embeddings: Tensor, next_embeddings: Tensor) -> Tensor:
         """Logits over the action between two consecutive states; [N, E], [N, E] -> [N, A]."""

@@ -116,11 +116,12 @@ class Learner:
         self._scale_moments = torch.zeros(3, 2, device=self.device)  # (td_e, td_i, r_i) x (mean, mean square)
         self._scale_weight = 0.0
         self._trained: dict[str, nn.Module] = dict(zip(NET_NAMES, networks.q_networks, strict=False))
-        if agent.intrinsic.embedding == "learned":
-            self._trained["embedding"] = networks.embedding
-        else:
+        if agent.intrinsic.novelty != "none":
+            if agent.intrinsic.embedding == "learned":
+                self._trained["embedding"] = networks.embedding
+            self._trained["rnd"] = networks.rnd.predictor
+        if "embedding" not in self._trained:
             networks.embedding.requires_grad_(False)
-        self._trained["rnd"] = networks.rnd.predictor
         self._optimizers = {name: self._adam(name, module) for name, module in self._trained.items()}
 
     def _adam(self, name: str, module: nn.Module) -> torch.optim.Adam:
@@ -150,24 +151,29 @@ class Learner:
             networks.td_scale,
             networks.intrinsic_scale,
         )
-        t, b = last_transitions(batch.mask, self.config.auxiliary_steps)
-        observations, arrived = batch.observations[t, b], batch.observations[t + 1, b]
-        embedding, accuracy = embedding_loss(networks.embedding, observations, arrived, batch.actions[t, b])
-        rnd = rnd_loss(networks.rnd, arrived)
+        loss, novelty = result.losses.sum(), {}
+        if "rnd" in self._trained:
+            t, b = last_transitions(batch.mask, self.config.auxiliary_steps)
+            observations, arrived = batch.observations[t, b], batch.observations[t + 1, b]
+            embedding, accuracy = embedding_loss(networks.embedding, observations, arrived, batch.actions[t, b])
+            rnd = rnd_loss(networks.rnd, arrived)
+            loss = loss + embedding + rnd
+            novelty = {"embedding_loss": embedding, "embedding_accuracy": accuracy, "rnd_error": rnd}
 
         for optimizer in self._optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        (result.losses.sum() + embedding + rnd).backward()
+        loss.backward()
         norms = self._clip_gradients()
-        metrics = self._metrics(result, embedding, accuracy, rnd, norms)
+        metrics = self._metrics(result, novelty, norms)
         if not self._all_finite(metrics):
             return UpdateResult(None, {"learner/bad_updates": float(self.bad_updates)})
 
         for optimizer in self._optimizers.values():
             optimizer.step()
         # Only now: a batch that had to be skipped must not leave its NaN in the moments.
-        networks.rnd.normalizer.observe(arrived)
-        networks.embedding.normalizer.load_state_dict(networks.rnd.normalizer.state_dict())
+        if novelty:
+            networks.rnd.normalizer.observe(arrived)
+            networks.embedding.normalizer.load_state_dict(networks.rnd.normalizer.state_dict())
         self._update_scales(result, batch)
         self.updates += 1
         if self.updates % self.config.target_period == 0:
@@ -195,9 +201,7 @@ class Learner:
             for name, module in self._trained.items()
         }
 
-    def _metrics(
-        self, result: QLosses, embedding: Tensor, accuracy: Tensor, rnd: Tensor, norms: dict[str, Tensor]
-    ) -> dict[str, float]:
+    def _metrics(self, result: QLosses, novelty: dict[str, Tensor], norms: dict[str, Tensor]) -> dict[str, float]:
         values: dict[str, Tensor] = {"learner/trace_coefficient": result.mean_trace}
         for net, name in enumerate(NET_NAMES[: len(self.targets)]):
             td = result.td_errors[net]
@@ -206,17 +210,13 @@ class Learner:
             values[f"learner/{name}_max_abs_q"] = result.max_abs_q[net]
             values[f"learner/{name}_abs_td"] = (td.abs() * result.mask).sum() / result.mask.sum().clamp(min=1)
             values[f"learner/{name}_grad_norm"] = norms[name]
+        values |= {f"learner/{name}": value for name, value in novelty.items()}
+        values |= {f"learner/{name}_grad_norm": norms[name] for name in ("embedding", "rnd") if name in norms}
         values |= {
-            "learner/embedding_loss": embedding,
-            "learner/embedding_accuracy": accuracy,
-            "learner/rnd_error": rnd,
-            "learner/rnd_grad_norm": norms["rnd"],
             "learner/td_scale_extrinsic": self.networks.td_scale[EXTRINSIC],
             "learner/td_scale_intrinsic": self.networks.td_scale[INTRINSIC],
             "learner/intrinsic_scale": self.networks.intrinsic_scale,
         }
-        if "embedding" in norms:
-            values["learner/embedding_grad_norm"] = norms["embedding"]
         # One transfer for all numbers: each .item() on a GPU would wait for it by itself.
         numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
         return dict(zip(values, numbers, strict=True))

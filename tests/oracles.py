@@ -206,6 +206,7 @@ class EpisodicMemory:
         pseudo_count: float = 1e-3,
         max_similarity: float = 8.0,
         distance_decay: float = 0.999,
+        pad_neighbours: bool = False,
     ) -> None:
         self.capacity = capacity
         self.num_neighbours = num_neighbours
@@ -214,6 +215,7 @@ class EpisodicMemory:
         self.pseudo_count = pseudo_count
         self.max_similarity = max_similarity
         self.distance_decay = distance_decay
+        self.pad_neighbours = pad_neighbours
         self.entries: list[list[float]] = []
         self.mean_distances: list[float] = []
 
@@ -222,22 +224,24 @@ class EpisodicMemory:
 
     def bonus(self, embedding: Any) -> float:
         point = [float(value) for value in embedding]
-        reward = self._reward(point) if len(self.entries) >= self.num_neighbours else 0.0
+        enough = 1 if self.pad_neighbours else self.num_neighbours
+        reward = self._reward(point) if len(self.entries) >= enough else 0.0
         self.entries = [*self.entries, point][-self.capacity :]
         return reward
 
     def _reward(self, point: list[float]) -> float:
         squared = sorted(sum((a - b) ** 2 for a, b in zip(point, entry, strict=True)) for entry in self.entries)
         nearest = squared[: self.num_neighbours]
-        self.mean_distances.append(sum(nearest) / self.num_neighbours)
+        self.mean_distances.append(sum(nearest) / len(nearest))
         numerator = denominator = 0.0
         for age, mean_distance in enumerate(reversed(self.mean_distances)):
             numerator += self.distance_decay**age * mean_distance
             denominator += self.distance_decay**age
         average = numerator / denominator
         kernels = 0.0
-        for distance in nearest:
-            relative = distance / average if average > 0 else 0.0
+        # A neighbour that is not there yet is one at the average distance.
+        absent = self.num_neighbours - len(nearest)
+        for relative in [distance / average if average > 0 else 0.0 for distance in nearest] + [1.0] * absent:
             kernels += self.kernel_epsilon / (max(relative - self.cluster_distance, 0.0) + self.kernel_epsilon)
         similarity = math.sqrt(kernels) + self.pseudo_count
         return 0.0 if similarity > self.max_similarity else 1 / similarity

@@ -25,7 +25,14 @@ from agent57.config import (
 )
 from agent57.intrinsic_reward import LifelongNovelty
 from agent57.losses import q_losses
-from agent57.networks import Agent57Networks, QNetwork, flatten_weights, resolve_torso_dtype
+from agent57.networks import (
+    Agent57Networks,
+    EmbeddingNetwork,
+    QNetwork,
+    RandomNetworkDistillation,
+    flatten_weights,
+    resolve_torso_dtype,
+)
 from agent57.policy_family import PolicyFamily
 from agent57.structures import SequenceBatch, SequenceSpec
 from cluster.commands import train
@@ -232,6 +239,31 @@ def test_lifelong_novelty_pays_nothing_before_errors_can_be_measured() -> None:
     assert novelty.scaled(np.full(3, np.nan, np.float32)).tolist() == [0, 0, 0]
     novelty.multiplier(np.array([1.0, 3.0]))
     np.testing.assert_allclose(novelty.scaled(np.array([2.0, np.nan])), [2.0, 0.0])
+
+
+def test_without_novelty_nothing_of_it_is_paid_computed_or_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = PolicyFamilyConfig(num_policies=3, beta_max=0.0, gamma_max=0.99, gamma_min=0.9)
+    agent = dataclasses.replace(
+        agent_config(), family=family, intrinsic=IntrinsicConfig(num_neighbours=3, novelty="none")
+    )
+    worker = make_worker(agent)
+    give_weights(worker)
+    monkeypatch.setattr(EmbeddingNetwork, "forward", None)
+    monkeypatch.setattr(RandomNetworkDistillation, "forward", None)
+    for step in watch_steps(worker, 40):
+        assert not step.intrinsic_rewards.any()
+    learner = Learner(agent, LearnerConfig(device="cpu"), VECTOR, 0)
+    before = flatten_weights(learner.networks.embedding), flatten_weights(learner.networks.rnd)
+    metrics = learner.update(batch_of(varied_sequences(0, VECTOR, 4), VECTOR, 4)).metrics
+    assert not any("rnd" in tag or "embedding" in tag for tag in metrics)
+    assert metrics["learner/extrinsic_loss"] > 0
+    after = flatten_weights(learner.networks.embedding), flatten_weights(learner.networks.rnd)
+    assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_betas_need_something_to_weigh() -> None:
+    with pytest.raises(ValueError, match=r"add --family\.beta-max 0"):
+        agent_config(novelty="none")
 
 
 def test_a_random_embedding_stays_as_it_was() -> None:

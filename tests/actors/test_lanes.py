@@ -332,7 +332,8 @@ def test_intrinsic_rewards_agree_with_the_oracles() -> None:
     options = {
         name: value
         for name, value in vars(INTRINSIC_CONFIG).items()
-        if name not in ("novelty", "embedding", "memory_capacity", "max_lifelong_scale", "error_horizon")
+        if name
+        not in ("novelty", "embedding", "memory_capacity", "young_memory", "max_lifelong_scale", "error_horizon")
     }
     memories = [oracles.EpisodicMemory(INTRINSIC_CONFIG.memory_capacity, **options) for _ in range(3)]
     paid = 0

@@ -37,6 +37,8 @@ def kernel_reward(relative_distances: list[float], kernel_epsilon: float = 1e-4)
         {"capacity": 7, "num_neighbours": 3, "distance_decay": 0.9},
         {"capacity": 50, "num_neighbours": 4, "kernel_epsilon": 0.5, "cluster_distance": 0.3, "pseudo_count": 0.1},
         {"capacity": 50, "num_neighbours": 5, "kernel_epsilon": 1.0, "max_similarity": 1.2},
+        {"capacity": 1000, "pad_neighbours": True},
+        {"capacity": 8, "num_neighbours": 4, "kernel_epsilon": 0.5, "pad_neighbours": True},
     ],
 )
 def test_bonus_agrees_with_the_oracle(options: dict[str, Any]) -> None:
@@ -60,6 +62,16 @@ def test_bonus_agrees_with_the_oracle(options: dict[str, Any]) -> None:
             memory.reset(np.array([0, 2]))
             slow[0].reset()
             slow[2].reset()
+
+
+def test_a_padded_memory_pays_from_the_second_state_on_and_knows_a_revisit_at_once() -> None:
+    memory = EpisodicMemory(1, 100, 2, pad_neighbours=True)
+    states = [np.array([[x, 0.0]], np.float32) for x in (0.0, 1.0, 0.0)]
+    first, second, revisit = (float(memory.bonus(state)[0]) for state in states)
+    assert first == 0
+    all_at_average = math.sqrt(10 * 1e-4 / (1 - 0.008 + 1e-4)) + 1e-3
+    assert second == pytest.approx(1 / all_at_average, rel=1e-4)
+    assert 0.9 < revisit < 1.0
 
 
 def test_a_similarity_above_the_limit_pays_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -429,6 +430,16 @@ def test_embedding_and_rnd_see_normalized_observations_in_any_unit(kind: type[nn
     network.normalizer.count.zero_()
     network.normalizer.observe(frames * 0.5 + 30)
     torch.testing.assert_close(network(frames * 0.5 + 30), after, rtol=1e-3, atol=1e-4)
+
+
+def test_scaled_embedding_inputs_ignore_the_moments() -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(tiny_network(), embedding_inputs="scaled")
+    network, frames = EmbeddingNetwork(SMALL_IMAGE, config), observations_of(SMALL_IMAGE, 20)
+    before = network(frames)
+    network.normalizer.observe(frames)
+    torch.testing.assert_close(network(frames), before)
+    torch.testing.assert_close(network.output(network.torso.layers(frames.float() / 255)), before)
 
 
 # --- Random network distillation ---------------------------------------------------------------------------
