@@ -96,6 +96,8 @@ class Experiment:
     preset: str = "small"
     keep_checkpoints: bool = False
     """Keep them for `draw`; they hold the replay and are large."""
+    whole_machine: bool = False
+    """Each training is given all cores, through Ray, and none runs beside it: where wall-clock time is what counts."""
 
     def __post_init__(self) -> None:
         if len({variant.slug for variant in self.variants}) < len(self.variants):
@@ -151,7 +153,8 @@ def plan(experiment: Experiment, options: argparse.Namespace, root: Path, folder
     for seed in range(options.seeds):
         for variant in experiment.variants:
             run_dir = folder / f"{variant.slug}-{seed}"
-            arguments = ["train", "--serial", "--preset", experiment.preset, "--env", experiment.env]
+            arguments = ["train", *(() if experiment.whole_machine else ("--serial",))]
+            arguments += ["--preset", experiment.preset, "--env", experiment.env]
             arguments += ["--seed", str(seed), "--run-dir", str(run_dir), *experiment.base_flags, *variant.flags]
             arguments += experiment.quick_flags if options.quick else ()
             runs.append(Run(variant, seed, root / run_dir, tuple(arguments)))
@@ -210,24 +213,42 @@ class Trainer:
             self._processes.add(process)
             if self._stopping.is_set():
                 process.terminate()
-            success = process.wait() == 0 and _reached_its_end(run.folder)
+            core_minutes = _wait(process)
+            success = process.returncode == 0 and _reached_its_end(run.folder)
             self._processes.discard(process)
         minutes = (time.monotonic() - began) / 60
         if success:
             if not self._keep_checkpoints:
                 shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-            record["minutes"] = round(minutes, 2)
+            record |= {"minutes": round(minutes, 2), "core_minutes": round(core_minutes, 2)}
             (run.folder / FINISHED).write_text(json.dumps(record, indent=2) + "\n")
         return success, minutes
 
 
-def _reached_its_end(run_dir: Path) -> bool:
-    """Whether the last logged frame is the last one wanted: a training that a signal stops exits with 0, too."""
+def _wait(process: subprocess.Popen[bytes]) -> float:
+    """Minutes of processor time that the process and its children took, however long they had to wait for it."""
     try:
-        wanted = json.loads((run_dir / "config.json").read_text())["max_env_frames"]
-        return max(int(series.env_frames[-1]) for series in read_metrics(run_dir).values()) >= wanted
+        _, status, usage = os.wait4(process.pid, 0)
+    except ChildProcessError:
+        # Somebody who terminated it has asked for its state in between.
+        process.wait()
+        return 0.0
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return (usage.ru_utime + usage.ru_stime) / 60
+
+
+def _reached_its_end(run_dir: Path) -> bool:
+    """Whether the last logged frame or minute is the last one wanted: one that a signal stops exits with 0, too."""
+    try:
+        config = json.loads((run_dir / "config.json").read_text())
+        logged = read_metrics(run_dir).values()
     except FileNotFoundError:
         return False
+    frames = max((int(series.env_frames[-1]) for series in logged), default=0)
+    minutes = max((float(series.minutes[-1]) for series in logged), default=0.0)
+    if config.get("max_minutes") and minutes >= config["max_minutes"] - config["log_seconds"] / 60:
+        return True
+    return bool(config["max_env_frames"]) and frames >= config["max_env_frames"]
 
 
 def _log_path(run: Run) -> Path:
@@ -341,6 +362,7 @@ def write_run_record(outcome: Outcome, path: Path, command: str, minutes: float)
         "minutes_of_command": round(minutes, 1),
         "minutes_of_all_runs": round(sum(record["minutes"] for _, record in records), 1),
         "minutes_per_run": {run.name: record["minutes"] for run, record in records},
+        "core_minutes_per_run": {run.name: record.get("core_minutes") for run, record in records},
         "first_training_of_each_variant": examples,
     }
     path.write_text(json.dumps(document, indent=2) + "\n")
@@ -410,7 +432,8 @@ def _parse(experiment: Experiment, arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(f"python -m results.{experiment.name}", description=experiment.title)
     parser.add_argument("--quick", action="store_true", help="few frames, one seed, into runs/: does it work at all?")
     parser.add_argument("--seeds", type=int, help=f"seeds per variant (default {experiment.seeds}; 1 with --quick)")
-    parser.add_argument("--jobs", type=int, default=usable_cores(), help="trainings at a time (default: all cores)")
+    jobs = 1 if experiment.whole_machine else usable_cores()
+    parser.add_argument("--jobs", type=int, default=jobs, help=f"trainings at a time (default {jobs})")
     parser.add_argument("--only", default="", metavar="PATTERN", help="variants whose name contains this; * and ? work")
     parser.add_argument("--fresh", action="store_true", help="make finished runs again")
     parser.add_argument("--plot-only", action="store_true", help="write the outcome of the runs that are there")

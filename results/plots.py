@@ -113,6 +113,16 @@ def draw_curves(axis: Axes, curves: Mapping[str, Sequence[MetricSeries]], ylabel
     _finish(axis, "environment frames (thousands)", ylabel)
 
 
+def draw_against_minutes(axis: Axes, curves: Mapping[str, Sequence[MetricSeries]], ylabel: str) -> None:
+    """As `draw_curves`, against wall-clock minutes."""
+    by_minutes = {
+        label: [series._replace(env_frames=series.minutes * THOUSAND) for series in runs]
+        for label, runs in curves.items()
+    }
+    draw_curves(axis, by_minutes, ylabel)
+    axis.set_xlabel("minutes", fontsize=10)
+
+
 def draw_sweep(
     axis: Axes, x: Sequence[float], lines: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: str
 ) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +19,16 @@ pytest.importorskip("matplotlib")
 
 from cluster.command_line import parse_train
 from cluster.metrics import read_metrics
-from results import disco_maze, experiment, hard_exploration, long_horizon, memory, random_coin
+from results import (
+    disco_maze,
+    experiment,
+    hard_exploration,
+    long_horizon,
+    memory,
+    pong,
+    pong_ablation,
+    random_coin,
+)
 from results.experiment import FINISHED, Experiment, Outcome, Run, Trainer, Variant, main
 from results.plots import final_value
 
@@ -259,7 +271,8 @@ def test_variants_that_would_share_a_folder_are_refused() -> None:
         Experiment(**vars(TINY) | {"variants": (Variant("a b"), Variant("A-B"))})
 
 
-EXPERIMENTS = [module.EXPERIMENT for module in (random_coin, disco_maze, memory, hard_exploration, long_horizon)]
+MODULES = (random_coin, disco_maze, memory, hard_exploration, long_horizon, pong, pong_ablation)
+EXPERIMENTS = [module.EXPERIMENT for module in MODULES]
 
 
 @pytest.mark.parametrize("tried", EXPERIMENTS, ids=lambda tried: tried.name)
@@ -292,6 +305,36 @@ def test_every_experiment_draws_with_variants_missing(
         runs.append(Run(tried.variants[0], seed, folder, ()))
     tried.draw(Outcome(tried, runs), tmp_path)
     assert list(tmp_path.glob("*.png"))
+
+
+def test_an_experiment_on_the_whole_machine_makes_one_run_at_a_time_through_ray(
+    root: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Trainer, "train", lambda trainer, runs, jobs: asked.append(jobs) or len(runs))
+    whole = dataclasses.replace(TINY, whole_machine=True)
+    main(whole, ["--fresh"], root)
+    main(TINY, ["--fresh", "--jobs", "3"], root)
+    assert asked == [1, 3]
+    options = experiment._parse(whole, [])
+    assert "--serial" not in experiment.plan(whole, options, root, Path("runs"))[0].arguments
+    assert "--serial" in experiment.plan(TINY, options, root, Path("runs"))[0].arguments
+
+
+@pytest.mark.parametrize(("minutes", "reached"), [(4.99, True), (4.5, False)])
+def test_a_run_limited_by_time_is_whole_at_its_last_minute(minutes: float, reached: bool, tmp_path: Path) -> None:
+    config = {"max_minutes": 5.0, "max_env_frames": 1000, "log_seconds": 10.0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"env_frames": 7, "minutes": minutes, "x": 1.0}))
+    assert experiment._reached_its_end(tmp_path) is reached
+
+
+def test_processor_time_is_counted_whatever_the_clock_says() -> None:
+    idle, busy = (
+        experiment._wait(subprocess.Popen([sys.executable, "-c", code]))
+        for code in ("import time; time.sleep(1.5)", "import time\nwhile time.process_time() < 1.2: pass")
+    )
+    assert 60 * idle < 1 < 1.2 <= 60 * busy + 0.01
 
 
 def test_the_maze_is_read_off_its_images() -> None:

@@ -1,0 +1,61 @@
+"""Pong from pixels on this machine: the whole agent, and the extrinsic network alone, against wall-clock time.
+
+    python -m results.pong [--quick]
+
+Each training has all cores, through Ray, with preset ``laptop`` as it is: 60 minutes for the whole agent, 25 for one
+policy without intrinsic rewards, which is what the rest of the agent must not cost too much against. What holds the
+whole agent back is asked by ``results/pong_ablation.py``, at equal frames.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from results.experiment import Experiment, Outcome, Variant, run_as_command
+from results.plots import draw_against_minutes, draw_curves, draw_shares, save_panels
+
+WHOLE, ONE_POLICY = "whole agent", "one policy"
+NUM_POLICIES = 8
+QUICK_FRAMES = 100_000
+EXTRINSIC_ALONE = (
+    *("--family.num-policies", "1", "--family.beta-max", "0"),
+    *("--intrinsic.novelty", "none", "--network.no-separate"),
+)
+VARIANTS = (Variant(WHOLE, ("--max-minutes", "60")), Variant(ONE_POLICY, (*EXTRINSIC_ALONE, "--max-minutes", "25")))
+
+
+def draw(outcome: Outcome, folder: Path) -> None:
+    """curves.png: greedy score by minutes and by frames, and how episodes are shared among the policies."""
+    curves = {variant.name: outcome.series(variant.name, "evaluation/return") for variant in VARIANTS}
+    arms = {f"policy {arm}": outcome.series(WHOLE, f"bandit_share/{arm:02d}") for arm in range(NUM_POLICIES)}
+    save_panels(
+        folder / "curves.png",
+        "Pong, preset laptop: means and 95 % intervals over seeds",
+        [
+            lambda axis: draw_against_minutes(axis, curves, "greedy score"),
+            lambda axis: draw_curves(axis, curves, "greedy score"),
+            lambda axis: draw_shares(axis, arms, "share of the whole agent's episodes"),
+        ],
+        width=15.0,
+    )
+
+
+EXPERIMENT = Experiment(
+    name="pong",
+    title="Pong from pixels: the whole agent, and one policy alone",
+    env="ALE/Pong-v5",
+    variants=VARIANTS,
+    base_flags=("--max-env-frames", "40000000", "--evaluation.period-env-frames", "400000"),
+    quick_flags=("--max-env-frames", str(QUICK_FRAMES), "--evaluation.period-env-frames", str(QUICK_FRAMES // 2)),
+    curve_tags=(
+        *("evaluation/return", "return/all", "return_per_epsilon/low", "rate/learner_updates"),
+        *("rate/env_frames_per_second", "rate/updates_per_second", "learner/embedding_accuracy", "learner/rnd_error"),
+        *(f"bandit_share/{arm:02d}" for arm in range(NUM_POLICIES)),
+    ),
+    draw=draw,
+    preset="laptop",
+    whole_machine=True,
+)
+
+if __name__ == "__main__":
+    run_as_command(EXPERIMENT)

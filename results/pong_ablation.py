@@ -1,0 +1,66 @@
+"""What holds the whole agent back on Pong: one idea at a time switched off, all at equal frames.
+
+    python -m results.pong_ablation [--quick]
+
+Preset ``laptop``, one core per training. DESIGN names the suspects: priorities owned by intrinsic TD errors, the
+weight of intrinsic rewards, the bandit's exploration, RND, and the trace.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from results.experiment import Experiment, Outcome, Variant, run_as_command
+from results.plots import draw_curves, save_panels
+from results.pong import EXTRINSIC_ALONE
+
+FRAMES, QUICK_FRAMES = 4_000_000, 100_000
+EVALUATIONS = 20
+VARIANTS = (
+    Variant("laptop"),
+    Variant("extrinsic network alone", EXTRINSIC_ALONE),
+    Variant("strict Retrace", ("--loss.trace", "retrace")),
+    Variant("uniform replay", ("--replay.priority-exponent", "0")),
+    Variant("raw TD errors and r^i", ("--loss.no-normalize-td", "--loss.no-normalize-intrinsic")),
+    Variant("beta_max 0.03", ("--family.beta-max", "0.03")),
+    Variant("bandit epsilon 0.5", ("--bandit.epsilon", "0.5")),
+    Variant("no RND", ("--intrinsic.novelty", "episodic")),
+)
+
+
+def draw(outcome: Outcome, folder: Path) -> None:
+    """curves.png: greedy score and training return at equal frames."""
+    greedy, training = (
+        {variant.name: outcome.series(variant.name, tag) for variant in VARIANTS}
+        for tag in ("evaluation/return", "return_per_epsilon/low")
+    )
+    save_panels(
+        folder / "curves.png",
+        "Pong, preset laptop, one change each",
+        [
+            lambda axis: draw_curves(axis, greedy, "greedy score"),
+            lambda axis: draw_curves(axis, training, "return of the lanes with small epsilon"),
+        ],
+        width=12.0,
+    )
+
+
+EXPERIMENT = Experiment(
+    name="pong_ablation",
+    title="Pong: what holds the whole agent back",
+    env="ALE/Pong-v5",
+    variants=VARIANTS,
+    base_flags=("--max-env-frames", str(FRAMES), "--evaluation.period-env-frames", str(FRAMES // EVALUATIONS)),
+    quick_flags=("--max-env-frames", str(QUICK_FRAMES), "--evaluation.period-env-frames", str(QUICK_FRAMES // 2)),
+    curve_tags=(
+        *("evaluation/return", "return/all", "return_per_epsilon/low", "rate/learner_updates"),
+        *("learner/trace_coefficient", "learner/extrinsic_abs_td", "learner/intrinsic_abs_td", "bandit/favourite_arm"),
+    ),
+    draw=draw,
+    final_tag="return_per_epsilon/low",
+    seeds=1,
+    preset="laptop",
+)
+
+if __name__ == "__main__":
+    run_as_command(EXPERIMENT)
