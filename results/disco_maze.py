@@ -22,13 +22,14 @@ from agent57.networks import Agent57Networks, flatten_weights
 from cluster.checkpoint import Checkpoints, load_tree
 from cluster.config import load_config
 from cluster.metrics import MetricSeries
-from results.experiment import Experiment, Outcome, Variant, run_as_command
+from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant, run_as_command
 from results.plots import draw_curves, save_panels
 
-FRAMES, QUICK_FRAMES = 1_000_000, 30_000
-EVALUATIONS = 25
-CORRIDOR_CELLS = 199
-"""Of every 21 x 21 maze."""
+FRAMES, QUICK_FRAMES = 300_000, 30_000
+EVALUATIONS = 15
+SIZE = 11
+"""Side of the maze. The paper's has 21, which takes four times as long an update, and many more of them."""
+CORRIDOR_CELLS = 2 * ((SIZE - 1) // 2) ** 2 - 1
 EPISODIC = ("--intrinsic.novelty", "episodic")
 LEARNED, RANDOM = "learned embedding", "random embedding"
 VARIANTS = (
@@ -143,9 +144,16 @@ EXPERIMENT = Experiment(
     base_flags=(
         *("--max-env-frames", str(FRAMES), "--evaluation.period-env-frames", str(FRAMES // EVALUATIONS)),
         *("--family.num-policies", "2", "--family.beta-max", "1", "--bandit.assignment", "most_exploratory"),
-        *("--evaluation.policy-index", "1", "--network.torso", "small_conv"),
-        # A seventh of the work of the default filters; at the preset's replay ratio of 4 a run would take hours.
-        *("--network.conv-filters", "16", "16", "16", "--replay.replay-ratio", "1"),
+        *("--evaluation.policy-index", "1", "--evaluation.episodes", "32", "--environment.arguments", f"size={SIZE}"),
+        # An MLP sees the walls' colours wherever it sees the agent: its noise never leaves the embedding.
+        *("--network.torso", "small_conv", "--network.conv-filters", "16", "16", "16"),
+        *("--learner.torso-dtype", "auto", "--actor.torso-dtype", "auto"),
+        # Measured on pairs from random walks, 900 updates: squared distance between two images of one cell over that to
+        # the ten nearest cells, 0.011 with scaled inputs and 0.03 with normalised ones; 0.008 counts as the same state.
+        *("--network.embedding-inputs", "scaled", "--learner.embedding-learning-rate", "2e-3"),
+        # Episodes begin with two or three steps until a wall: an unpadded memory would never pay.
+        *("--intrinsic.young-memory", "padded"),
+        *(*SMALL_NETWORKS, "--replay.replay-ratio", "2", "--replay.min-sequences", "200"),
         # A random step hits a wall, mostly; one in a hundred would end most episodes before the maze is seen.
         *("--evaluation.epsilon", "0"),
     ),
