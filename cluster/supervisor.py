@@ -8,13 +8,12 @@ whichever finishes, and dispatches the next. It drives `ray_fleet.py` and `seria
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.checkpoint import Checkpoints, load_tree, save_tree
 from cluster.config import TrainConfig
-from cluster.errors import TrainingStopped
+from cluster.errors import TrainingStopped, one_line
 from cluster.messages import (
     EvaluationReply,
     EvaluationRequest,
@@ -28,6 +27,8 @@ from cluster.messages import (
     WeightsPort,
 )
 from cluster.meta_controller import MetaController
+from cluster.restarts import Restarts
+from cluster.sharded_replay import ShardStatistics
 from cluster.telemetry import Telemetry
 from cluster.topology import Topology
 from learner.learner import TrainingDiverged
@@ -35,8 +36,14 @@ from replay.rate_limiter import RateLimiter
 
 EVALUATION_STEPS = 100
 """Steps of one request to the evaluator."""
-RESTART_BACKOFF_SECONDS = (1.0, 5.0, 15.0, 30.0)
-"""Wait before the first, second, ... restart of a process in a row."""
+RETRY_SECONDS = 60.0
+"""Until the next attempt, after a checkpoint could not be written."""
+NODES_SECONDS = 5.0
+"""Between two looks at which nodes are about to leave."""
+ESSENTIAL = ("learner", "replay")
+"""Processes without which nothing is learned; a checkpoint consists of theirs."""
+WAITING_SECONDS = 60.0
+"""How long processes may be without a place before the user is told."""
 
 
 class Fleet(Protocol):
@@ -49,6 +56,14 @@ class Fleet(Protocol):
     def replay(self) -> ReplayPort: ...
     @property
     def weights(self) -> WeightsPort: ...
+    @property
+    def replay_ready(self) -> bool: ...
+    @property
+    def can_save(self) -> bool: ...
+    def ready(self, process: ProcessId) -> bool: ...
+    def waiting(self) -> list[ProcessId]: ...
+    def leaving(self) -> list[ProcessId]: ...
+    def make_room(self) -> list[ProcessId]: ...
     def start(self, checkpoint: Path | None) -> None: ...
     def submit_rollout(self, worker: int, request: RolloutRequest) -> None: ...
     def submit_update(self, request: UpdateRequest) -> None: ...
@@ -79,6 +94,7 @@ class Supervisor:
         self._batch_transitions = config.learner.batch_size * config.sequence.trace_length
         self._request_env_steps = config.actor.steps_per_request * config.cluster.lanes_per_worker
         self.limiter = RateLimiter(config.replay.replay_ratio, self._slack(), config.replay.min_sequences)
+        self.shards = ShardStatistics(topology.replay_shards)
         self.env_steps = 0
         self.learner_updates = 0
         self.restarts = 0
@@ -89,8 +105,12 @@ class Supervisor:
         self._busy: set[ProcessId] = set()
         self._updates_in_flight = 0
         self._evaluating = False
-        self._failures: dict[ProcessId, deque[tuple[float, str]]] = defaultdict(deque)
-        self._restart_at: dict[ProcessId, float] = {}
+        self._restarts = Restarts(config.cluster.max_restarts, 60 * config.cluster.restart_window_minutes)
+        self._log_failed = False
+        self._leaving: set[ProcessId] = set()
+        self._nodes_checked = 0.0
+        self._waiting = self._waiting_told = 0
+        self._waiting_since = 0.0
         self._stop_requested = ""
         self._texts: dict[str, str] = {}
         self.telemetry = Telemetry(config, topology, run_dir)
@@ -127,21 +147,34 @@ class Supervisor:
         self.telemetry.open(self.env_frames if resume_from is not None else None)
         for title, markdown in self._texts.items():
             self.telemetry.describe(title, markdown)
-        last_checkpoint = time.monotonic()
+        next_checkpoint = time.monotonic() + 60 * self.config.checkpoint.period_minutes
         try:
             while not self._should_stop():
                 self._restart_due()
+                self._watch_places()
                 self._dispatch()
                 for reply in self.fleet.wait(timeout=0.5):
                     self._handle(reply)
-                self.telemetry.tick(self)
-                if time.monotonic() - last_checkpoint > 60 * self.config.checkpoint.period_minutes:
-                    self.save_checkpoint()
-                    last_checkpoint = time.monotonic()
+                self._show()
+                if self.fleet.can_save and (self._preempted() or time.monotonic() > next_checkpoint):
+                    period = 60 * self.config.checkpoint.period_minutes
+                    written = self.save_checkpoint()
+                    next_checkpoint = time.monotonic() + (period if written else min(period, RETRY_SECONDS))
             self.save_checkpoint()
         finally:
             self.telemetry.close(self)
         return self._stop_requested
+
+    def _show(self) -> None:
+        """Logs and status line; a disk that is full costs log points, not the run."""
+        try:
+            self.telemetry.tick(self)
+        except OSError as error:
+            if not self._log_failed:
+                self.telemetry.note(f"the log could not be written: {one_line(error)}", self.env_frames)
+            self._log_failed = True
+        else:
+            self._log_failed = False
 
     def _should_stop(self) -> bool:
         config = self.config
@@ -157,16 +190,19 @@ class Supervisor:
         for worker in range(self.fleet.num_workers):
             if self._is_idle(("worker", worker)) and self._may_act():
                 self._dispatch_rollout(worker)
-        if self._is_idle(("learner", 0)):
+        if self._is_idle(("learner", 0)) and self.fleet.replay_ready:
             self._dispatch_updates()
         evaluation_due = self._evaluating or self.env_frames >= self._next_evaluation
         if self.config.evaluation.period_env_frames and evaluation_due and self._is_idle(("evaluator", 0)):
             self._dispatch_evaluation()
 
     def _is_idle(self, process: ProcessId) -> bool:
-        return process not in self._busy and process not in self._restart_at
+        return process not in self._busy and process not in self._restarts and self.fleet.ready(process)
 
     def _may_act(self) -> bool:
+        # Without a shard to take them, sequences would be lost.
+        if not self.fleet.replay_ready:
+            return False
         in_flight = sum(kind == "worker" for kind, _ in self._busy)
         return self.limiter.may_act((in_flight + 1) * self._request_env_steps)
 
@@ -224,12 +260,13 @@ class Supervisor:
         self.env_steps += reply.env_steps
         self.limiter.record_env_steps(reply.env_steps)
         if reply.replay_stats is not None:
-            self.limiter.note_sequences(int(reply.replay_stats["sequences"]))
+            reply.replay_stats = self.shards.note(reply.replay_shard, reply.replay_stats)
+            self.limiter.note_sequences(self.shards.sequences)
         self.meta_controller.record(reply.episodes)
         self._arms_left[worker] = reply.arms_left
         self._running_states[worker] = reply.running_state
         self.telemetry.rolled_out(worker, reply, lag=self.learner_updates - reply.weights_version)
-        if reply.lost_sequences:
+        if reply.lost_sequences or reply.peer_lost is not None:
             self._replace_lost_peers()
 
     def _updated(self, reply: UpdateReply) -> None:
@@ -246,6 +283,38 @@ class Supervisor:
 
     # Failures
 
+    def _preempted(self) -> bool:
+        """Whether a node that learners or shards run on has been told, since the last question, to leave soon."""
+        if time.monotonic() - self._nodes_checked < NODES_SECONDS:
+            return False
+        self._nodes_checked = time.monotonic()
+        known, self._leaving = self._leaving, set(self.fleet.leaving())
+        new = sorted(self._leaving - known)
+        if not any(kind in ESSENTIAL for kind, _ in new):
+            return False
+        names = ", ".join(f"{kind} {index}" for kind, index in new)
+        self.telemetry.note(f"the node of {names} leaves soon: writing a checkpoint", self.env_frames)
+        return True
+
+    def _watch_places(self) -> None:
+        """Tell the user when processes have waited for a place for a while, and when they need no longer.
+
+        Workers give way where learners or replay wait: without those nothing is learned.
+        """
+        waiting = self.fleet.waiting()
+        if len(waiting) != self._waiting:
+            self._waiting, self._waiting_since = len(waiting), time.monotonic()
+        if self._waiting_told == self._waiting or time.monotonic() - self._waiting_since < WAITING_SECONDS:
+            return
+        self._waiting_told = self._waiting
+        for process in self.fleet.make_room():
+            self._busy.discard(process)
+            self._arms_left[process[1]] = [0] * self.config.cluster.lanes_per_worker
+            self.telemetry.note(f"{process[0]} {process[1]} stopped to make room", self.env_frames)
+        names = ", ".join(f"{kind} {index}" for kind, index in waiting[:4]) + (", ..." if len(waiting) > 4 else "")
+        text = f"{names} wait for free cores or GPUs: they start when a node joins" if waiting else "all have a place"
+        self.telemetry.note(text, self.env_frames)
+
     def _replace_lost_peers(self) -> None:
         for process in self.fleet.lost_peers():
             self._failed(process, RuntimeError("does not answer"))
@@ -255,28 +324,14 @@ class Supervisor:
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, TrainingDiverged):
             raise TrainingStopped(str(cause))
-        if process in self._restart_at:
+        if process in self._restarts:
             return
-        limit, now = self.config.cluster, time.monotonic()
-        failures = self._failures[process]
-        failures.append((now, _one_line(error)))
-        while failures and failures[0][0] < now - 60 * limit.restart_window_minutes:
-            failures.popleft()
-        name = f"{process[0]} {process[1]}"
-        if len(failures) > limit.max_restarts:
-            raise TrainingStopped(
-                f"{name} failed {len(failures)} times within {limit.restart_window_minutes:g} minutes. "
-                f"The first failure: {failures[0][1]}"
-            )
-        wait = RESTART_BACKOFF_SECONDS[min(len(failures), len(RESTART_BACKOFF_SECONDS)) - 1]
-        self._restart_at[process] = now + wait
-        self.telemetry.note(f"{name} failed ({_one_line(error)}); restarting it in {wait:g} s", self.env_frames)
+        wait = self._restarts.plan(process, one_line(error), time.monotonic())
+        text = f"{process[0]} {process[1]} failed ({one_line(error)}); restarting it in {wait:g} s"
+        self.telemetry.note(text, self.env_frames)
 
     def _restart_due(self) -> None:
-        for process, due in list(self._restart_at.items()):
-            if time.monotonic() < due:
-                continue
-            del self._restart_at[process]
+        for process in self._restarts.due(time.monotonic()):
             self.restarts += 1
             kind, index = process
             if kind == "worker":
@@ -289,21 +344,36 @@ class Supervisor:
                 checkpoint = self.checkpoints.latest(lambda text: self.telemetry.note(text, self.env_frames))
                 self.fleet.restart(process, checkpoint, None)
                 if kind == "replay":
-                    self.limiter.await_sequences()
+                    self.shards.forget(index)
+                    if self.shards.sequences < self.config.replay.min_sequences:
+                        self.limiter.await_sequences()
             self.telemetry.note(f"{kind} {index} restarted", self.env_frames)
 
     # Checkpoints
 
-    def save_checkpoint(self) -> None:
-        """Write a complete checkpoint; a full disk or a lost process leaves the run going and the old one in place."""
+    def save_checkpoint(self) -> bool:
+        """Write a complete checkpoint; returns whether it is there.
+
+        A full disk or a lost process leaves the run going and the old one in place.
+        """
+        self._await_updates()
         try:
             with self.checkpoints.writing(self.env_frames) as directory:
                 self.fleet.save(directory)
                 save_tree(directory, "supervisor", self._state())
         except Exception as error:
-            if self.fleet.exact_resume:
+            if self.fleet.exact_resume and not isinstance(error, OSError):
                 raise
-            self.telemetry.note(f"the checkpoint could not be written: {_one_line(error)}", self.env_frames)
+            self.telemetry.note(f"the checkpoint could not be written: {one_line(error)}", self.env_frames)
+            return False
+        return True
+
+    def _await_updates(self) -> None:
+        """Let the updates in flight end, which saving would wait for anyway, so that both count the same."""
+        deadline = time.monotonic() + self.config.cluster.request_timeout_seconds
+        while ("learner", 0) in self._busy and time.monotonic() < deadline:
+            for reply in self.fleet.wait(timeout=0.5):
+                self._handle(reply)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -335,14 +405,10 @@ class Supervisor:
             self._evaluating = state["evaluating"]
             self._arms_left = state["arms_left"]
             return
+        saved = self._running_states
+        # Workers that are new begin with the moments of one that is not, rather than with none.
+        self._running_states = {w: saved[w % len(saved)] for w in range(self.fleet.num_workers) if saved}
         for worker, running_state in self._running_states.items():
             self.fleet.restore_running_state(worker, running_state)
         if self._evaluator_bandit is not None:
             self.fleet.restore_evaluator(self._evaluator_bandit)
-
-
-def _one_line(error: Exception) -> str:
-    """The root cause in one line: for a failed Ray call, the exception of the process itself."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"
