@@ -152,16 +152,20 @@ def moving_mean(series: MetricSeries, window: int = SHORT_WINDOW) -> MetricSerie
 
 
 def draw(axis, outcomes, labels, tag, xlabel, ylabel, smooth=False):  # type: ignore[no-untyped-def]
-    """A line per seed in the colour of its baseline: three seeds are few enough to be seen one by one."""
+    """A line per finished seed in the colour of its baseline: three are few enough to be seen one by one."""
     for colour, (name, label) in zip(COLOURS, labels.items(), strict=False):
         for seed in SEEDS:
             if (name, seed) in outcomes:
                 series = outcomes[name, seed][tag]
                 series = thin(moving_mean(series) if smooth else series, MAX_POINTS)
-                axis.plot(series.env_frames, series.values, color=colour, label=label if seed == SEEDS[0] else None)
+                # A colour alone does not tell curves apart when they lie upon each other.
+                style = "--" if "no-baseline" in name else "-"
+                axis.plot(series.env_frames, series.values, style, color=colour, label=label)
+                label = None
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8, loc="lower right")
 
 
 def draw_one_shot(axis, outcomes) -> None:  # type: ignore[no-untyped-def]
@@ -189,28 +193,31 @@ def write_figures(outcomes: dict[tuple[str, int], Series]) -> None:
     recent = f"training return, mean of {SHORT_WINDOW} episodes"
     save_panels(
         RESULTS / "cartpole.png",
-        "REINFORCE on CartPole-v1, three seeds each; learning rate 0.5 (left) and 2 (right, softmax)",
+        "REINFORCE on CartPole-v1, a line per seed; learning rate 0.5 (left) and 2 (right, softmax)",
         [
             lambda axis: draw(axis, outcomes, slow, "train/return", "episodes", recent, smooth=True),
             lambda axis: draw(axis, outcomes, fast, "train/return", "episodes", recent, smooth=True),
         ],
     )
+    panels = {
+        "one-shot": lambda axis: draw_one_shot(axis, outcomes),
+        "ddpg": lambda axis: draw(
+            axis, outcomes, {"ddpg": "DDPG"}, "eval/return", "environment steps", "greedy return, Pendulum-v1"
+        ),
+        "gaussian-pendulum": lambda axis: draw(
+            axis,
+            outcomes,
+            {"gaussian-pendulum": "REINFORCE"},
+            "eval/return",
+            "updates of 3 200 environment steps",
+            "greedy return, Pendulum-v1",
+        ),
+    }
+    finished = {name for name, _ in outcomes}
     save_panels(
         RESULTS / "continuous.png",
-        "Continuous actions, three seeds each: one-shot game; DDPG and REINFORCE on Pendulum-v1 (greedy return)",
-        [
-            lambda axis: draw_one_shot(axis, outcomes),
-            lambda axis: draw(axis, outcomes, {"ddpg": "DDPG"}, "eval/return", "environment steps", "greedy return"),
-            lambda axis: draw(
-                axis,
-                outcomes,
-                {"gaussian-pendulum": "REINFORCE"},
-                "eval/return",
-                "updates of 3 200 environment steps",
-                "greedy return",
-            ),
-        ],
-        width=13,
+        "Continuous actions, a line per seed: one-shot game (left) and Pendulum-v1",
+        [panel for name, panel in panels.items() if name in finished] or [lambda axis: axis.set_axis_off()],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -103,6 +104,37 @@ def test_the_baseline_finds_a_linear_value() -> None:
     # A feature that never varied gets no weight, and makes no singular matrix.
     x[:, 1] = 0
     assert fitted_values(x, x @ weights)[1] == 0
+
+
+@pytest.mark.parametrize(("skill", "episodes", "factor"), [(0.0, 300, 1.5), (0.03, 100, 2.5)])
+def test_the_baseline_takes_noise_from_the_gradient_and_leaves_its_mean(
+    skill: float, episodes: int, factor: float
+) -> None:
+    """Variance over episodes, summed over weights; the baseline is fitted to other episodes than it is used on.
+
+    Undecided policies last 22 steps, those with 0.03 of the balancing weights 290. Measured on 150 episodes: the
+    variance falls to 1/2 and to 1/4.6; in between, at 45 steps, not at all.
+    """
+    policy, polynomial = balancing_policy()
+    policy.weights *= skill
+    rng, env = np.random.default_rng(0), gym.make("CartPole-v1")
+    played = []
+    for seed in range(episodes):
+        (observation, _), over, x, actions = env.reset(seed=seed), False, [], []
+        while not over:
+            x.append(polynomial(observation))
+            actions.append(int(rng.random() < policy.probabilities(x[-1])[1]))
+            observation, _, terminated, truncated, _ = env.step(actions[-1])
+            over = terminated or truncated
+        played.append((np.array(x), np.array(actions), rewards_to_go([1.0] * len(x), 0.99)))
+    first, second = played[: episodes // 2], played[episodes // 2 :]
+    values = fitted_values(np.concatenate([x for x, _, _ in first]), np.concatenate([to_go for _, _, to_go in first]))
+    without = np.array([policy.gradient(x, taken, to_go) for x, taken, to_go in second])
+    with_it = np.array([policy.gradient(x, taken, to_go - x @ values) for x, taken, to_go in second])
+    assert without.var(axis=0).sum() > factor * with_it.var(axis=0).sum()
+    change = without - with_it
+    assert np.abs(change.mean(axis=0)).max() > 0
+    assert (np.abs(change.mean(axis=0)) < 4 * change.std(axis=0) / np.sqrt(len(change))).all()
 
 
 @pytest.mark.parametrize("baseline", ["value", "none"])
