@@ -21,12 +21,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cluster.command_line import parse_train
 from cluster.presets import PRESETS
+from examples import ddpg_pendulum, gaussian_policy_gradient, reinforce_cartpole
 from launch import main
 from results.experiment import main as run_experiment
 from results.memory import EXPERIMENT
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]
 BEGIN, END = "<!-- presets: begin -->\n", "<!-- presets: end -->"
 # The run below is serial; with Ray these two processes exist as well (`RayFleet.memory`, `ReplayShard.stats`).
 RAY_ONLY = {"memory_mb/supervisor", "memory_mb/replay", "memory_mb/weights"}
@@ -37,6 +38,7 @@ REVISITS_ONLY = {
     "return/new_states",
     "evaluation/new_states",
 }
+EXAMPLES = (ddpg_pendulum, gaussian_policy_gradient, reinforce_cartpole)
 OTHER_PROGRAMS_FLAGS = {"--logdir", "--index-url", "--shm-size"}
 
 
@@ -163,7 +165,8 @@ def commands(page: Path) -> list[str]:
     """Commands of a page's code blocks and inline code that call this project."""
     blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.DOTALL)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines + inline_code(page) if "python " in line and ("launch.py" in line or "-m " in line)]
+    ours = ("launch.py", "-m ", "examples/")
+    return [line for line in lines + inline_code(page) if "python " in line and any(name in line for name in ours)]
 
 
 def anchors(page: Path) -> set[str]:
@@ -197,11 +200,14 @@ def test_flags_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     with pytest.raises(SystemExit):
         run_experiment(EXPERIMENT, ["--help"])
     known["results"] = set(flag.findall(capsys.readouterr().out))
+    for example in EXAMPLES:
+        fields = {name for name, _ in fields_of(example.Args())}
+        known[example.__name__.removeprefix("examples.")] = {f"--{name}" for name in fields}
     known["any"] = set().union(*known.values()) | OTHER_PROGRAMS_FLAGS
     checked = 0
     for page in PAGES:
         for code in {*inline_code(page), *commands(page)}:
-            called = re.search(r"(?:launch\.py |-m )(results\b|\w+)", code)
+            called = re.search(r"(?:launch\.py |-m |examples/)(results\b|\w+)", code)
             for name in flag.findall(code):
                 checked += 1
                 assert name in known.get(called[1] if called else "any", known["any"]), (
