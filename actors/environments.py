@@ -27,6 +27,8 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.envs.registration import EnvSpec
 
+from actors.atari_screens import AtariScreens
+
 # Importing the gridworlds registers them.
 from actors.gridworlds.vector_gridworld import VectorGridworld
 from actors.reproducible import EpisodeHistory
@@ -103,7 +105,7 @@ class EnvironmentStep:
 
 def environment_spec(env_id: str, config: EnvironmentConfig) -> EnvironmentSpec:
     """Shapes of the environment, found by making one; raises UnsupportedEnvironment if it cannot be used."""
-    lanes = _make_lanes(env_id, 1, config, num_threads=1)
+    lanes = make_lanes(env_id, 1, config, num_threads=1)
     lanes.close()
     return lanes.spec
 
@@ -126,8 +128,9 @@ class LaneEnvironments:
     of their own (`ALE/Pong-v5`: sticky actions of 0.25); ``config`` overrides them all. Seeds are given once, at the
     first reset; with ``reproducible`` every episode gets its own (an Atari reset then takes 80 ms instead of 4), and
     `state_dict` works. ``num_threads`` are the emulator's; the project's gridworlds are stepped together in numpy,
-    other environments one after the other. An exception out of an environment passes through with a note that names
-    the environment and, where lanes are stepped one after the other, the lane.
+    other environments one after the other. ``render`` lets `pictures` show what happens. An exception out of an
+    environment passes through with a note that names the environment and, where lanes are stepped one after the other,
+    the lane.
     """
 
     def __init__(
@@ -138,9 +141,10 @@ class LaneEnvironments:
         config: EnvironmentConfig,
         reproducible: bool = False,
         num_threads: int = 1,
+        render: bool = False,
     ) -> None:
         self.env_id, self.num_lanes, self.reproducible = env_id, num_lanes, reproducible
-        self._lanes = _make_lanes(env_id, num_lanes, config, num_threads)
+        self._lanes = make_lanes(env_id, num_lanes, config, num_threads, render)
         self.spec = self._lanes.spec
         self._history = EpisodeHistory(seed, num_lanes)
         self._observations = np.zeros((num_lanes, *self.spec.observation_shape), self.spec.observation_dtype)
@@ -168,6 +172,20 @@ class LaneEnvironments:
         self._observations = result.observations
         self._ended = result.terminated | result.truncated
         return result
+
+    def pictures(self) -> list[np.ndarray]:
+        """What the last observations look like, uint8 RGB [H, W, 3] per lane; a lane that cannot be drawn has H = 0.
+
+        Needs ``render``.
+        """
+        nothing = np.zeros((0, 0, 3), np.uint8)
+        return self._lanes.pictures() or [nothing] * self.num_lanes
+
+    @property
+    def action_names(self) -> list[str]:
+        """What the actions are called: words with ``render`` on Atari, numbers otherwise."""
+        screens = self._lanes.screens if isinstance(self._lanes, _AtariLanes) else None
+        return screens.action_names if screens else [str(action) for action in range(self.spec.num_actions)]
 
     def state_dict(self) -> dict[str, Any]:
         """Where every lane stands: seeds, the actions of the current episodes, checksums of the observations."""
@@ -214,9 +232,14 @@ class LaneEnvironments:
 class _AtariLanes:
     """Atari games in the C++ vector environment: preprocessing as in the paper, one 84 x 84 grey frame, no stack."""
 
-    def __init__(self, env_id: str, rom: str, num_lanes: int, config: EnvironmentConfig, num_threads: int) -> None:
+    first_action = 0
+
+    def __init__(
+        self, env_id: str, rom: str, num_lanes: int, config: EnvironmentConfig, num_threads: int, render: bool
+    ) -> None:
         self._env_id = env_id
-        self._vector = AtariVectorEnv(
+        make = functools.partial(
+            AtariVectorEnv,
             rom,
             num_lanes,
             num_threads=num_threads,
@@ -224,9 +247,6 @@ class _AtariLanes:
             repeat_action_probability=config.sticky_actions,
             full_action_space=config.full_action_set,
             autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP,
-            img_height=84,
-            img_width=84,
-            grayscale=True,
             stack_num=1,
             frameskip=config.frame_skip,
             maxpool=True,
@@ -235,18 +255,29 @@ class _AtariLanes:
             reward_clipping=False,
             use_fire_reset=False,
         )
+        self._vector = make(img_height=84, img_width=84, grayscale=True)
+        self.screens = AtariScreens(env_id, config.full_action_set, make) if render else None
         self.spec = EnvironmentSpec((1, 84, 84), "uint8", 255.0, int(self._vector.single_action_space.n))
 
     def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         observations, _ = self._vector.reset(seed=seeds, options={"reset_mask": lanes})
+        if self.screens:
+            self.screens.reset(seeds, lanes)
         return observations
 
     def step(self, actions: np.ndarray) -> EnvironmentStep:
         with _naming(self._env_id):
             observations, rewards, terminated, truncated, _ = self._vector.step(actions)
+        if self.screens:
+            self.screens.step(actions, rewards, terminated | truncated)
         return EnvironmentStep(observations, rewards.astype(np.float32), terminated, truncated)
 
+    def pictures(self) -> list[np.ndarray] | None:
+        return self.screens.pictures() if self.screens else None
+
     def close(self) -> None:
+        if self.screens:
+            self.screens.close()
         self._vector.close()
         # The emulators and their threads go with the last reference.
         del self._vector.ale
@@ -259,13 +290,17 @@ class _GymnasiumLanes:
     gridworlds (`_GridworldLanes`) does so lane by lane, as this does.
     """
 
-    def __init__(self, env_id: str, registered: EnvSpec, num_lanes: int, config: EnvironmentConfig) -> None:
+    def __init__(
+        self, env_id: str, registered: EnvSpec, num_lanes: int, config: EnvironmentConfig, render: bool
+    ) -> None:
         arguments = keyword_arguments(config.arguments)
+        self._renders = render and "rgb_array" in _render_modes(registered)
+        look = {"render_mode": "rgb_array"} if self._renders else {}
         limit = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
 
         def make(lane: int) -> gymnasium.Env:
             with _refusing(env_id, arguments):
-                environment = gymnasium.make(registered, disable_env_checker=True, **limit, **arguments)
+                environment = gymnasium.make(registered, disable_env_checker=True, **limit, **look, **arguments)
             return _NamedLane(environment, f"{env_id}, lane {lane}")
 
         try:
@@ -280,7 +315,7 @@ class _GymnasiumLanes:
         space, actions = self._vector.single_observation_space, self._vector.single_action_space
         shape, dtype, scale, self._convert = observation_layout(env_id, space)
         self.spec = EnvironmentSpec(shape, dtype, scale, num_actions(env_id, actions))
-        self._first_action = int(actions.start)
+        self.first_action = int(actions.start)
 
     def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         lane_seeds: list[int | None] = [None] * len(lanes)
@@ -290,11 +325,14 @@ class _GymnasiumLanes:
         return self._converted(observations)
 
     def step(self, actions: np.ndarray) -> EnvironmentStep:
-        observations, rewards, terminated, truncated, infos = self._vector.step(actions + self._first_action)
+        observations, rewards, terminated, truncated, infos = self._vector.step(actions + self.first_action)
         revisits = np.asarray(infos["revisit"], np.bool_) if "revisit" in infos else None
         return EnvironmentStep(
             self._converted(observations), rewards.astype(np.float32), terminated, truncated, revisits
         )
+
+    def pictures(self) -> list[np.ndarray] | None:
+        return [np.asarray(picture) for picture in self._vector.render() or ()] if self._renders else None
 
     def close(self) -> None:
         self._vector.close()
@@ -309,6 +347,8 @@ class _GymnasiumLanes:
 class _GridworldLanes:
     """The project's own gridworlds, whose lanes are stepped together."""
 
+    first_action = 0
+
     def __init__(
         self,
         env_id: str,
@@ -316,13 +356,17 @@ class _GridworldLanes:
         registered: EnvSpec,
         num_lanes: int,
         config: EnvironmentConfig,
+        render: bool,
     ) -> None:
         self._env_id = env_id
         arguments = keyword_arguments(config.arguments)
         limit = registered.max_episode_steps if config.max_episode_steps is None else config.max_episode_steps
         with _refusing(env_id, arguments):
             self._vector = vector_class(  # type: ignore[call-arg]
-                num_envs=num_lanes, max_episode_steps=limit, **{**registered.kwargs, **arguments}
+                num_envs=num_lanes,
+                max_episode_steps=limit,
+                render_mode="rgb_array" if render else None,
+                **{**registered.kwargs, **arguments},
             )
         space, actions = self._vector.single_observation_space, self._vector.single_action_space
         shape, dtype, scale, _ = observation_layout(env_id, space)
@@ -341,6 +385,10 @@ class _GridworldLanes:
         return EnvironmentStep(
             self._converted(observations), rewards.astype(np.float32), terminated, truncated, infos["revisit"]
         )
+
+    def pictures(self) -> list[np.ndarray] | None:
+        pictures = self._vector.render()
+        return None if pictures is None else list(pictures)
 
     def close(self) -> None:
         self._vector.close()
@@ -366,9 +414,10 @@ class _NamedLane(gymnasium.Wrapper):
             return self.env.step(action)
 
 
-def _make_lanes(
-    env_id: str, num_lanes: int, config: EnvironmentConfig, num_threads: int
+def make_lanes(
+    env_id: str, num_lanes: int, config: EnvironmentConfig, num_threads: int, render: bool = False
 ) -> _AtariLanes | _GridworldLanes | _GymnasiumLanes:
+    """What `LaneEnvironments` steps, for whoever keeps seeds himself: `actors/training_environment.py`."""
     registered, rom = _registered(env_id), atari_rom(env_id)
     if rom is not None:
         if config.arguments:
@@ -376,11 +425,21 @@ def _make_lanes(
                 f"{env_id} is an Atari game, which takes no environment.arguments: its settings are the other flags "
                 "of environment, such as environment.frame-skip"
             )
-        return _AtariLanes(env_id, rom, num_lanes, config, num_threads)
+        return _AtariLanes(env_id, rom, num_lanes, config, num_threads, render)
     vector_class = registered.vector_entry_point
     if isinstance(vector_class, type) and issubclass(vector_class, VectorGridworld):
-        return _GridworldLanes(env_id, vector_class, registered, num_lanes, config)
-    return _GymnasiumLanes(env_id, registered, num_lanes, config)
+        return _GridworldLanes(env_id, vector_class, registered, num_lanes, config, render)
+    return _GymnasiumLanes(env_id, registered, num_lanes, config, render)
+
+
+def _render_modes(registered: EnvSpec) -> list[str]:
+    """The render modes of an environment's class; none if that cannot be told without making it."""
+    try:
+        entry = registered.entry_point
+        made_by = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+        return list(getattr(made_by, "metadata", {}).get("render_modes", []))
+    except (ImportError, AttributeError, ValueError):
+        return []
 
 
 def _registered(env_id: str) -> EnvSpec:

@@ -70,6 +70,8 @@ class RolloutReply:
     replay_stats: dict[str, float] | None
     running_state: dict[str, Any]
     resident_bytes: int
+    intrinsic_rewards: np.ndarray
+    """A sample of r^i, float32 [n], for a histogram."""
 
 
 @dataclass
@@ -113,6 +115,8 @@ class EvaluationReply:
     greedy_arm: int
     bandit: dict[str, Any]
     resident_bytes: int
+    clip: np.ndarray | None = None
+    """At the end of a round: images of its first episode, uint8 [n, channels, height, width]."""
 
 
 ProcessId = tuple[str, int]

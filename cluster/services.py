@@ -112,6 +112,7 @@ class RolloutService:
             replay_stats=stats,
             running_state=self.worker.lanes.running_state(),
             resident_bytes=resident_bytes(),
+            intrinsic_rewards=rollout.intrinsic_rewards,
         )
 
 
@@ -227,6 +228,7 @@ class EvaluatorService:
             greedy_arm=evaluator.bandit.greedy_arm(),
             bandit=evaluator.bandit.state_dict(),
             resident_bytes=resident_bytes(),
+            clip=None if evaluator.playing else evaluator.clip,
         )
 
 
