@@ -2,7 +2,9 @@
 
 python launch.py train --env ALE/Pong-v5        train; --resume runs/NAME goes on
 python launch.py eval runs/NAME --video out.mp4 play greedy episodes: scores, JSON, CSV, video
+python launch.py report runs/A runs/B           compare runs in one HTML page
 python launch.py export runs/NAME               the policy as safetensors and JSON, for agent57.load_policy
+python launch.py suite atari5                   one run per game and seed, resumable
 python launch.py doctor                         check this machine
 """
 
@@ -14,7 +16,9 @@ import sys
 COMMANDS = {
     "train": "cluster.commands:run_train",
     "eval": "cluster.evaluation:run",
+    "report": "cluster.report.command:run",
     "export": "cluster.export:run",
+    "suite": "cluster.suite:run",
     "doctor": "cluster.commands:run_doctor",
 }
 """Each command's function, which takes its arguments and returns the exit code; imported when it is called."""

@@ -18,13 +18,14 @@ from typing import Any
 
 from rich.console import Console
 
+from actors.atari_scores import game_of, human_normalised_score
 from actors.environments import UnsupportedEnvironment, environment_spec, frames_per_step
 from agent57.networks import Agent57Networks
 from agent57.structures import SequenceSpec
 from cluster.checkpoint import Checkpoints
 from cluster.command_line import CommandParser, parse_train
 from cluster.config import TrainConfig, load_config, save_config
-from cluster.console import print_plan
+from cluster.console import format_duration, print_plan
 from cluster.errors import UserError
 from cluster.supervisor import Fleet, Supervisor
 from cluster.topology import Topology, plan_rows, plan_topology
@@ -64,14 +65,34 @@ def train(config: TrainConfig, preset: str, resume: Path | None) -> int:
         why = supervisor.run(checkpoint)
     finally:
         fleet.close()
-    console.print(
-        f"Stopped: {why}. {supervisor.env_frames:,} environment frames, {supervisor.learner_updates:,} updates.\n"
-        f"Go on with: python launch.py train --resume {run_dir}\n"
-        f"Evaluate:   python launch.py eval {run_dir}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    print_plan(_summary(supervisor, why, run_dir), console, title="Summary")
     return 0
+
+
+def _summary(supervisor: Supervisor, why: str, run_dir: Path) -> list[tuple[str, str]]:
+    """What a run came to, where everything is and what can be done with it, as rows for the console."""
+    telemetry, game = supervisor.telemetry, game_of(supervisor.config.env)
+    minutes = telemetry.session_minutes
+    score = "no evaluation yet"
+    if telemetry.greedy_return is not None:
+        score = f"{telemetry.greedy_return:,.1f} (greedy return of the newest evaluation"
+        score += f", best {telemetry.best_return:,.1f})" if telemetry.best_return is not None else ")"
+        if game is not None:
+            score += f", {human_normalised_score(game, telemetry.greedy_return):.1%} of human"
+    checkpoints = supervisor.checkpoints.all()
+    return [
+        ("stopped", f"{why}, after {format_duration(60 * minutes)}"),
+        ("trained", f"{supervisor.env_frames:,} environment frames, {supervisor.learner_updates:,} updates"),
+        ("score", score),
+        ("troubles", f"{supervisor.restarts} restarts, {telemetry.warnings} warnings"),
+        ("checkpoint", str(checkpoints[-1]) if checkpoints else "none"),
+        ("curves", f"tensorboard --logdir {run_dir.parent}"),
+        ("go on", f"python launch.py train --resume {run_dir}"),
+        ("evaluate", f"python launch.py eval {run_dir} --episodes 30"),
+        ("watch", f"python launch.py eval {run_dir} --video {run_dir / 'episode.mp4'}"),
+        ("report", f"python launch.py report {run_dir}"),
+        ("export", f"python launch.py export {run_dir}"),
+    ]
 
 
 FIXED_OVER_RESUME = ("env", "network", "sequence.trace_length", "family.num_policies", "bandit.scope")

@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cluster.command_line import parse_train
 from cluster.presets import PRESETS
 from cluster.tensorboard_layout import LAYOUT
-from launch import main
+from launch import COMMANDS, main
 from results.experiment import main as run_experiment
 from results.memory import EXPERIMENT
 
@@ -218,7 +218,8 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_flags_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     flag = re.compile(r"(?<!\S)--[a-z][\w.-]*")
-    known = {name: set(flag.findall(help_of(name, capsys).replace(",", " "))) for name in ("train", "eval", "doctor")}
+    known = {name: set(flag.findall(help_of(name, capsys).replace(",", " "))) for name in COMMANDS}
+    known["suite"] |= known["train"]
     with pytest.raises(SystemExit):
         run_experiment(EXPERIMENT, ["--help"])
     known["results"] = set(flag.findall(capsys.readouterr().out))
