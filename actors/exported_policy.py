@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from actors.environments import EnvironmentConfig, atari_rom, keyword_arguments, make_lanes
+from actors.environment_kinds import atari_rom, keyword_arguments, make_lanes
+from actors.environments import EnvironmentConfig
 from actors.supported_spaces import observation_layout
 from actors.training_environment import TrainingEnvironment
 from agent57.config import AgentConfig

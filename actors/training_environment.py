@@ -11,7 +11,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from actors.environments import EnvironmentConfig, make_lanes
+from actors.environment_kinds import make_lanes
+from actors.environments import EnvironmentConfig
 
 
 class TrainingEnvironment(gymnasium.Env):

@@ -66,7 +66,7 @@ def area_weights(size: int) -> np.ndarray:
 def test_a_picture_of_another_game_is_noticed() -> None:
     lanes = LaneEnvironments("ALE/Pong-v5", 1, 5, EnvironmentConfig(), render=True)
     lanes.reset()
-    screens = lanes._lanes.screens  # type: ignore[union-attr]
+    screens = lanes._lanes._screens  # type: ignore[union-attr]
     assert isinstance(screens, AtariScreens)
     screens._vector.reset(seed=np.array([77]))
     with pytest.raises(RuntimeError, match="no longer shows"):  # noqa: PT012 (which step it is, is chance)
