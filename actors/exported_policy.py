@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save
 
 from actors.environment_kinds import atari_rom, keyword_arguments, make_lanes
 from actors.environments import EnvironmentConfig
+from actors.policy import Policy
 from actors.supported_spaces import observation_layout
 from actors.training_environment import TrainingEnvironment
 from agent57.config import AgentConfig
 from agent57.config_tree import config_from_dict
-from agent57.networks import Agent57Networks
-from agent57.policy import Policy
+from agent57.networks import Agent57Networks, flatten_weights
 from agent57.structures import EnvironmentSpec
 
 WEIGHTS_FILE, CONFIG_FILE = "policy.safetensors", "policy.json"
@@ -145,7 +145,7 @@ def load_policy(
             document["about"],
             spec,
             agent,
-            networks,
+            flatten_weights(networks),
             document["policy_index"] if policy_index is None else policy_index,
             epsilon=document["epsilon"] if epsilon is None else epsilon,
             seed=seed,

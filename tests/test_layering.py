@@ -111,7 +111,7 @@ def test_the_algorithm_is_imported_alone() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
     assert shown.split() == ["False", "False", "True"]
     outside = "from actors.exported_policy import load_policy"
-    assert violations(outside, "agent57", "agent57/policy.py") != []
+    assert violations(outside, "agent57", "agent57/bandit.py") != []
     assert violations(outside, "agent57", FRONT_DOOR[0]) == []
 
 

@@ -161,12 +161,12 @@ def test_mistakes_are_one_sentence(mistake: str, tmp_path: Path, capsys: pytest.
 
 
 def test_aggregates_by_hand() -> None:
-    games = [np.array([0.0, 1.0]), np.array([2.0, 4.0]), np.array([0.5, 0.5]), np.array([-1.0, 9.0])]
-    # Sorted: -1 0 | .5 .5 1 2 | 4 9: the middle half of eight.
-    assert pooled_iqm(games) == pytest.approx((0.5 + 0.5 + 1 + 2) / 4)
-    assert mean_of_games(games) == pytest.approx((0.5 + 3 + 0.5 + 4) / 4)
-    assert median_of_games(games) == pytest.approx((0.5 + 3) / 2)
-    assert mean_capped(games) == pytest.approx((0.5 + 1 + 0.5 + 0.5) / 4)
+    games = [np.array([0, 1, 2.0]), np.array([2, 4, 6.0]), np.array([0.5, 0.5, 0.2]), np.array([-1, 9, 1.0])]
+    # Sorted: -1 0 .2 | .5 .5 1 1 2 2 | 4 6 9: the middle half of twelve.
+    assert pooled_iqm(games) == pytest.approx((0.5 + 0.5 + 1 + 1 + 2 + 2) / 6)
+    assert mean_of_games(games) == pytest.approx((1 + 4 + 0.4 + 3) / 4)
+    assert median_of_games(games) == pytest.approx((1 + 3) / 2)
+    assert mean_capped(games) == pytest.approx((2 / 3 + 1 + 0.4 + 2 / 3) / 4)
 
 
 def test_intervals_draw_seeds_within_each_game() -> None:

@@ -1,4 +1,4 @@
-"""A policy by itself against the lanes of training: the same steps, bit for bit."""
+"""A policy by itself against the evaluator: the same steps, bit for bit, whoever steps the environment."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from actors.environments import EnvironmentConfig, environment_spec
 from actors.evaluator import EvaluationConfig, Evaluator
 from actors.lanes import LaneStep
+from actors.policy import Policy
 from agent57.config import AgentConfig, IntrinsicConfig, NetworkConfig, PolicyFamilyConfig
 from agent57.networks import Agent57Networks, flatten_weights
-from agent57.policy import Policy
 
 SMALL = NetworkConfig(
     conv_filters=(4, 8, 8), torso_size=16, lstm_size=8, head_size=8, embedding_size=4, embedding_hidden=8, rnd_size=8
@@ -47,7 +47,7 @@ def random_networks(env_id: str, agent: AgentConfig) -> Agent57Networks:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_acts_as_a_lane_of_training_does(variant: str) -> None:
+def test_acts_as_the_evaluator_does(variant: str) -> None:
     """The same observations and rewards give the same novelty, values and actions, over several episodes."""
     env_id, agent = VARIANTS[variant]
     networks = random_networks(env_id, agent)
@@ -60,7 +60,7 @@ def test_acts_as_a_lane_of_training_does(variant: str) -> None:
         evaluator.begin_with([2])
         while evaluator.playing:
             evaluator.play(1000, lambda step, _: steps.append(step))
-    policy = Policy(evaluator.lanes.environments.spec, agent, networks, policy_index=2, epsilon=0.0)
+    policy = Policy(evaluator.lanes.environments.spec, agent, flatten_weights(networks), policy_index=2, epsilon=0.0)
     for step in steps:
         if step.starts[0]:
             policy.reset()
@@ -74,12 +74,12 @@ def test_acts_as_a_lane_of_training_does(variant: str) -> None:
 
 def test_the_reward_and_the_episode_matter() -> None:
     """Both are inputs: a policy that forgot to pass them on would pass the test above only by luck."""
-    networks = random_networks("CartPole-v1", AGENT)
+    weights = flatten_weights(random_networks("CartPole-v1", AGENT))
     spec = environment_spec("CartPole-v1", EnvironmentConfig())
     observations = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
     def values(rewards: list[float], reset_at: int) -> np.ndarray:
-        policy = Policy(spec, AGENT, networks, 1, epsilon=0.0)
+        policy = Policy(spec, AGENT, weights, 1, epsilon=0.0)
         seen = []
         for t, observation in enumerate(observations):
             if t == reset_at:
@@ -95,11 +95,11 @@ def test_the_reward_and_the_episode_matter() -> None:
 
 
 def test_epsilon_is_the_share_of_random_actions() -> None:
-    networks = random_networks("CartPole-v1", AGENT)
+    weights = flatten_weights(random_networks("CartPole-v1", AGENT))
     spec = environment_spec("CartPole-v1", EnvironmentConfig())
     observation = np.zeros(4, np.float32)
-    greedy = [Policy(spec, AGENT, networks, 0, epsilon=0.0, seed=seed).act(observation) for seed in range(300)]
-    mixed = [Policy(spec, AGENT, networks, 0, epsilon=0.5, seed=seed).act(observation) for seed in range(300)]
+    greedy = [Policy(spec, AGENT, weights, 0, epsilon=0.0, seed=seed).act(observation) for seed in range(300)]
+    mixed = [Policy(spec, AGENT, weights, 0, epsilon=0.5, seed=seed).act(observation) for seed in range(300)]
     assert len(set(greedy)) == 1
     # Half are random, half of those of two actions differ: 75 of 300, standard deviation 7.5.
     assert 45 < sum(a != greedy[0] for a in mixed) < 105
@@ -107,7 +107,7 @@ def test_epsilon_is_the_share_of_random_actions() -> None:
 
 @pytest.mark.parametrize(("argument", "value"), [("policy_index", 4), ("policy_index", -1), ("epsilon", 1.5)])
 def test_impossible_policies_are_refused(argument: str, value: float) -> None:
-    networks = random_networks("CartPole-v1", AGENT)
+    weights = flatten_weights(random_networks("CartPole-v1", AGENT))
     arguments = {"policy_index": 0} | {argument: value}
     with pytest.raises(ValueError, match=argument):
-        Policy(environment_spec("CartPole-v1", EnvironmentConfig()), AGENT, networks, **arguments)  # type: ignore[arg-type]
+        Policy(environment_spec("CartPole-v1", EnvironmentConfig()), AGENT, weights, **arguments)  # type: ignore[arg-type]
