@@ -62,6 +62,8 @@ class RolloutReply:
 
     env_steps: int
     episodes: list[Episode]
+    intrinsic_rewards: np.ndarray
+    """A sample of r^i, float32 [n], for a histogram."""
     metrics: dict[str, float]
     arms_left: list[int]
     weights_version: int
@@ -70,8 +72,6 @@ class RolloutReply:
     replay_stats: dict[str, float] | None
     running_state: dict[str, Any]
     resident_bytes: int
-    intrinsic_rewards: np.ndarray
-    """A sample of r^i, float32 [n], for a histogram."""
 
 
 @dataclass

@@ -104,6 +104,7 @@ class RolloutService:
         return RolloutReply(
             env_steps=rollout.env_steps,
             episodes=rollout.episodes,
+            intrinsic_rewards=rollout.intrinsic_rewards,
             metrics=metrics,
             arms_left=rollout.arms_left,
             weights_version=rollout.weights_version,
@@ -112,7 +113,6 @@ class RolloutService:
             replay_stats=stats,
             running_state=self.worker.lanes.running_state(),
             resident_bytes=resident_bytes(),
-            intrinsic_rewards=rollout.intrinsic_rewards,
         )
 
 
