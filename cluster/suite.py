@@ -7,6 +7,7 @@ Started again, the same command skips what is finished and goes on with the rest
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -245,7 +246,8 @@ def _summary(suite: Suite, console: Console) -> int:
         if (one.folder / "config.json").exists():
             try:
                 (record,) = load_runs([one.folder])
-                score = f", score {record.score:,.4g} ({record.human_normalised:.1%} of human)"
+                if math.isfinite(record.score):
+                    score = f", score {record.score:,.4g} ({record.human_normalised:.1%} of human)"
             except UserError:
                 pass
         rows.append((one.folder.name, f"{one.state}{score}"))

@@ -122,6 +122,23 @@ def test_novelty_goes_on_from_trainings_moments(run_dir: Path) -> None:
     np.testing.assert_allclose(saved["distance_sum"] / saved["distance_weight"], [float(means.mean())] * 3)
 
 
+def test_a_run_ends_by_saying_where_everything_is(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And every command that it names does what it says, or at least exists."""
+    before = {path.name for path in run_dir.iterdir()}
+    assert launch.main(["train", "--resume", str(run_dir), "--max-env-frames", "1600"]) == 0
+    shown = capsys.readouterr().out
+    rows = dict(re.findall(r"^(\w+(?: \w+)?) {2,}(.*)$", shown[shown.index("stopped ") :], flags=re.MULTILINE))
+    assert rows["stopped"].startswith("reached 1,600 environment frames, after 0:0")
+    assert rows["troubles"] == "0 restarts, 0 warnings"
+    assert Path(rows["checkpoint"]).is_dir()
+    assert "greedy return of the newest evaluation, best" in rows["score"]
+    for name in ("go on", "evaluate", "watch", "report", "export"):
+        command, *arguments = rows[name].removeprefix("python launch.py ").split()
+        assert command in launch.COMMANDS
+        assert str(run_dir) in arguments
+    assert before <= {path.name for path in run_dir.iterdir()}
+
+
 # Video
 
 
