@@ -2,7 +2,7 @@
 
 The "random" and "average human" columns of the per-game table in the appendix of Badia et al. 2020 (Agent57), the
 same numbers as in Rainbow, R2D2 and NGU and in google-deepmind/dqn_zoo (`dqn_zoo/atari_data.py`). Episodes began
-with up to 30 no-ops and were capped at 108 000 frames. Called by the evaluation command.
+with up to 30 no-ops and were capped at 108 000 frames. Called by the evaluation command, the metrics and the report.
 """
 
 from __future__ import annotations
@@ -78,6 +78,11 @@ def human_normalised_score(game: str, score: float) -> float:
     """
     random_score, human_score = RANDOM_AND_HUMAN_SCORES[game]
     return (score - random_score) / (human_score - random_score)
+
+
+def capped_human_normalised_score(game: str, score: float) -> float:
+    """`human_normalised_score` clipped to [0, 1]: no game counts more than the human level (Badia et al. 2020)."""
+    return min(max(human_normalised_score(game, score), 0.0), 1.0)
 
 
 def game_of(env_id: str) -> str | None:

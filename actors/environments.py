@@ -10,31 +10,27 @@ reset, not a transition, and must not be learned from.
 
 from __future__ import annotations
 
-import difflib
-import functools
-import importlib
-import json
-import re
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import ale_py
-import gymnasium
 import numpy as np
-from ale_py.vector_env import AtariVectorEnv
-from gymnasium.envs.registration import EnvSpec
 
-# Importing the gridworlds registers them.
-from actors.gridworlds.vector_gridworld import VectorGridworld
+from actors.environment_kinds import EnvironmentStep, atari_rom, keyword_arguments, make_lanes
 from actors.reproducible import EpisodeHistory
-from actors.supported_spaces import UnsupportedEnvironment, num_actions, observation_layout
+from actors.supported_spaces import UnsupportedEnvironment
 from agent57.config import require
 from agent57.structures import EnvironmentSpec
 
-gymnasium.register_envs(ale_py)
+__all__ = [
+    "EnvironmentConfig",
+    "EnvironmentStep",
+    "LaneEnvironments",
+    "UnsupportedEnvironment",
+    "atari_rom",
+    "environment_spec",
+    "frames_per_step",
+]
 
 
 @dataclass(frozen=True)
@@ -68,42 +64,9 @@ class EnvironmentConfig:
         keyword_arguments(self.arguments)
 
 
-def keyword_arguments(arguments: tuple[str, ...]) -> dict[str, Any]:
-    """{"size": 9} of ("size=9",); raises ValueError for anything but distinct name=value entries."""
-    values: dict[str, Any] = {}
-    for argument in arguments:
-        name, equals, text = argument.partition("=")
-        require(bool(equals) and name.isidentifier(), f"environment.arguments are name=value, not {argument!r}")
-        require(name not in values, f"environment.arguments gives {name} twice")
-        require(
-            name != "max_episode_steps", "environment.arguments is no place for it: environment.max-episode-steps is"
-        )
-        try:
-            values[name] = json.loads(text)
-        except json.JSONDecodeError:
-            values[name] = text
-    return values
-
-
-@dataclass
-class EnvironmentStep:
-    """What one step of all lanes brought, in arrays of their own.
-
-    ``observations`` [L, *obs] of the spec's dtype; ``rewards`` float32 [L]; ``terminated``, ``truncated`` bool [L].
-    ``revisits`` bool [L]: the state that arrived had been visited before in its episode; None where the environment
-    does not say.
-    """
-
-    observations: np.ndarray
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    revisits: np.ndarray | None = None
-
-
 def environment_spec(env_id: str, config: EnvironmentConfig) -> EnvironmentSpec:
     """Shapes of the environment, found by making one; raises UnsupportedEnvironment if it cannot be used."""
-    lanes = _make_lanes(env_id, 1, config, num_threads=1)
+    lanes = make_lanes(env_id, 1, config, num_threads=1)
     lanes.close()
     return lanes.spec
 
@@ -113,12 +76,6 @@ def frames_per_step(env_id: str, config: EnvironmentConfig) -> int:
     return 1 if atari_rom(env_id) is None else config.frame_skip
 
 
-def atari_rom(env_id: str) -> str | None:
-    """ROM name such as "montezuma_revenge" if ``env_id`` is an Atari game, else None."""
-    registered = _registered(env_id)
-    return registered.kwargs["game"] if registered.entry_point == "ale_py.env:AtariEnv" else None
-
-
 class LaneEnvironments:
     """L environments of one worker, with next-step autoreset (see the module).
 
@@ -126,8 +83,9 @@ class LaneEnvironments:
     of their own (`ALE/Pong-v5`: sticky actions of 0.25); ``config`` overrides them all. Seeds are given once, at the
     first reset; with ``reproducible`` every episode gets its own (an Atari reset then takes 80 ms instead of 4), and
     `state_dict` works. ``num_threads`` are the emulator's; the project's gridworlds are stepped together in numpy,
-    other environments one after the other. An exception out of an environment passes through with a note that names
-    the environment and, where lanes are stepped one after the other, the lane.
+    other environments one after the other. ``render`` lets `pictures` show what happens. An exception out of an
+    environment passes through with a note that names the environment and, where lanes are stepped one after the other,
+    the lane.
     """
 
     def __init__(
@@ -138,9 +96,10 @@ class LaneEnvironments:
         config: EnvironmentConfig,
         reproducible: bool = False,
         num_threads: int = 1,
+        render: bool = False,
     ) -> None:
         self.env_id, self.num_lanes, self.reproducible = env_id, num_lanes, reproducible
-        self._lanes = _make_lanes(env_id, num_lanes, config, num_threads)
+        self._lanes = make_lanes(env_id, num_lanes, config, num_threads, render)
         self.spec = self._lanes.spec
         self._history = EpisodeHistory(seed, num_lanes)
         self._observations = np.zeros((num_lanes, *self.spec.observation_shape), self.spec.observation_dtype)
@@ -168,6 +127,19 @@ class LaneEnvironments:
         self._observations = result.observations
         self._ended = result.terminated | result.truncated
         return result
+
+    def pictures(self) -> list[np.ndarray]:
+        """What the last observations look like, uint8 RGB [H, W, 3] per lane; a lane that cannot be drawn has H = 0.
+
+        Needs ``render``.
+        """
+        nothing = np.zeros((0, 0, 3), np.uint8)
+        return self._lanes.pictures() or [nothing] * self.num_lanes
+
+    @property
+    def action_names(self) -> list[str]:
+        """What the actions are called: words with ``render`` on Atari, numbers otherwise."""
+        return self._lanes.action_names
 
     def state_dict(self) -> dict[str, Any]:
         """Where every lane stands: seeds, the actions of the current episodes, checksums of the observations."""
@@ -209,231 +181,3 @@ class LaneEnvironments:
 
     def _checksums(self) -> np.ndarray:
         return np.array([zlib.crc32(observation.tobytes()) for observation in self._observations], np.int64)
-
-
-class _AtariLanes:
-    """Atari games in the C++ vector environment: preprocessing as in the paper, one 84 x 84 grey frame, no stack."""
-
-    def __init__(self, env_id: str, rom: str, num_lanes: int, config: EnvironmentConfig, num_threads: int) -> None:
-        self._env_id = env_id
-        self._vector = AtariVectorEnv(
-            rom,
-            num_lanes,
-            num_threads=num_threads,
-            max_num_frames_per_episode=config.max_frames,
-            repeat_action_probability=config.sticky_actions,
-            full_action_space=config.full_action_set,
-            autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP,
-            img_height=84,
-            img_width=84,
-            grayscale=True,
-            stack_num=1,
-            frameskip=config.frame_skip,
-            maxpool=True,
-            noop_max=config.noop_max,
-            episodic_life=False,
-            reward_clipping=False,
-            use_fire_reset=False,
-        )
-        self.spec = EnvironmentSpec((1, 84, 84), "uint8", 255.0, int(self._vector.single_action_space.n))
-
-    def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        observations, _ = self._vector.reset(seed=seeds, options={"reset_mask": lanes})
-        return observations
-
-    def step(self, actions: np.ndarray) -> EnvironmentStep:
-        with _naming(self._env_id):
-            observations, rewards, terminated, truncated, _ = self._vector.step(actions)
-        return EnvironmentStep(observations, rewards.astype(np.float32), terminated, truncated)
-
-    def close(self) -> None:
-        self._vector.close()
-        # The emulators and their threads go with the last reference.
-        del self._vector.ale
-
-
-class _GymnasiumLanes:
-    """Any environment but Atari and the project's gridworlds, in Gymnasium's synchronous vector environment.
-
-    A package's own vector environment is not used, since each seeds, truncates and resets in its own way. That of the
-    gridworlds (`_GridworldLanes`) does so lane by lane, as this does.
-    """
-
-    def __init__(self, env_id: str, registered: EnvSpec, num_lanes: int, config: EnvironmentConfig) -> None:
-        arguments = keyword_arguments(config.arguments)
-        limit = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
-
-        def make(lane: int) -> gymnasium.Env:
-            with _refusing(env_id, arguments):
-                environment = gymnasium.make(registered, disable_env_checker=True, **limit, **arguments)
-            return _NamedLane(environment, f"{env_id}, lane {lane}")
-
-        try:
-            self._vector = gymnasium.vector.SyncVectorEnv(
-                [functools.partial(make, lane) for lane in range(num_lanes)],
-                # Observations are copied below, into arrays of their own.
-                copy=False,
-                autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP,
-            )
-        except (gymnasium.error.Error, ImportError) as error:
-            raise UnsupportedEnvironment(f"{env_id} cannot be made: {error}") from error
-        space, actions = self._vector.single_observation_space, self._vector.single_action_space
-        shape, dtype, scale, self._convert = observation_layout(env_id, space)
-        self.spec = EnvironmentSpec(shape, dtype, scale, num_actions(env_id, actions))
-        self._first_action = int(actions.start)
-
-    def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        lane_seeds: list[int | None] = [None] * len(lanes)
-        for lane, seed in zip(np.flatnonzero(lanes), seeds, strict=True):
-            lane_seeds[lane] = int(seed)
-        observations, _ = self._vector.reset(seed=lane_seeds, options={"reset_mask": lanes.copy()})
-        return self._converted(observations)
-
-    def step(self, actions: np.ndarray) -> EnvironmentStep:
-        observations, rewards, terminated, truncated, infos = self._vector.step(actions + self._first_action)
-        revisits = np.asarray(infos["revisit"], np.bool_) if "revisit" in infos else None
-        return EnvironmentStep(
-            self._converted(observations), rewards.astype(np.float32), terminated, truncated, revisits
-        )
-
-    def close(self) -> None:
-        self._vector.close()
-
-    def _converted(self, observations: np.ndarray) -> np.ndarray:
-        converted = np.empty((len(observations), *self.spec.observation_shape), self.spec.observation_dtype)
-        for lane, observation in enumerate(observations):
-            converted[lane] = self._convert(observation)
-        return converted
-
-
-class _GridworldLanes:
-    """The project's own gridworlds, whose lanes are stepped together."""
-
-    def __init__(
-        self,
-        env_id: str,
-        vector_class: type[VectorGridworld],
-        registered: EnvSpec,
-        num_lanes: int,
-        config: EnvironmentConfig,
-    ) -> None:
-        self._env_id = env_id
-        arguments = keyword_arguments(config.arguments)
-        limit = registered.max_episode_steps if config.max_episode_steps is None else config.max_episode_steps
-        with _refusing(env_id, arguments):
-            self._vector = vector_class(  # type: ignore[call-arg]
-                num_envs=num_lanes, max_episode_steps=limit, **{**registered.kwargs, **arguments}
-            )
-        space, actions = self._vector.single_observation_space, self._vector.single_action_space
-        shape, dtype, scale, _ = observation_layout(env_id, space)
-        self.spec = EnvironmentSpec(shape, dtype, scale, num_actions(env_id, actions))
-        self._channels_last = shape != space.shape
-
-    def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        lane_seeds = np.zeros(len(lanes), np.int64)
-        lane_seeds[lanes] = seeds
-        observations, _ = self._vector.reset(seed=lane_seeds, options={"reset_mask": lanes})
-        return self._converted(observations)
-
-    def step(self, actions: np.ndarray) -> EnvironmentStep:
-        with _naming(self._env_id):
-            observations, rewards, terminated, truncated, infos = self._vector.step(actions)
-        return EnvironmentStep(
-            self._converted(observations), rewards.astype(np.float32), terminated, truncated, infos["revisit"]
-        )
-
-    def close(self) -> None:
-        self._vector.close()
-
-    def _converted(self, observations: np.ndarray) -> np.ndarray:
-        # What `observation_layout` does to one observation, to all at once.
-        return np.ascontiguousarray(np.moveaxis(observations, -1, 1)) if self._channels_last else observations
-
-
-class _NamedLane(gymnasium.Wrapper):
-    """Adds to whatever an environment raises which one of them it was."""
-
-    def __init__(self, environment: gymnasium.Env, name: str) -> None:
-        super().__init__(environment)
-        self._name = name
-
-    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        with _naming(self._name):
-            return self.env.reset(**arguments)
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        with _naming(self._name):
-            return self.env.step(action)
-
-
-def _make_lanes(
-    env_id: str, num_lanes: int, config: EnvironmentConfig, num_threads: int
-) -> _AtariLanes | _GridworldLanes | _GymnasiumLanes:
-    registered, rom = _registered(env_id), atari_rom(env_id)
-    if rom is not None:
-        if config.arguments:
-            raise UnsupportedEnvironment(
-                f"{env_id} is an Atari game, which takes no environment.arguments: its settings are the other flags "
-                "of environment, such as environment.frame-skip"
-            )
-        return _AtariLanes(env_id, rom, num_lanes, config, num_threads)
-    vector_class = registered.vector_entry_point
-    if isinstance(vector_class, type) and issubclass(vector_class, VectorGridworld):
-        return _GridworldLanes(env_id, vector_class, registered, num_lanes, config)
-    return _GymnasiumLanes(env_id, registered, num_lanes, config)
-
-
-def _registered(env_id: str) -> EnvSpec:
-    """Gymnasium's entry for ``env_id``, importing its module first if it is written `module:EnvId`."""
-    module, colon, name = env_id.rpartition(":")
-    if colon:
-        try:
-            importlib.import_module(module)
-        except (ImportError, ValueError) as error:
-            raise UnsupportedEnvironment(
-                f"the module of {env_id} cannot be imported ({error}); install it or put its folder on PYTHONPATH"
-            ) from error
-    try:
-        return gymnasium.spec(name)
-    except gymnasium.error.Error:
-        raise UnsupportedEnvironment(f"no environment is called {name!r}; {_suggestion(name)}") from None
-
-
-def _suggestion(name: str) -> str:
-    """What to try instead: the registered ids that look most like ``name``."""
-    # Later versions of an environment overwrite earlier ones; ALE/Pong-v5 is found as "pong" too.
-    spellings: dict[str, str] = {}
-    for registered in gymnasium.registry.values():
-        spellings[registered.id.lower()] = spellings[registered.name.lower()] = registered.id
-    close = difflib.get_close_matches(name.lower(), spellings, n=5)
-    ids = list(dict.fromkeys(spellings[spelling] for spelling in close))[:3]
-    if not ids:
-        return "give a registered id such as ALE/Pong-v5, or module:EnvId to import the module that registers it"
-    return f"did you mean {' or '.join(ids)}?"
-
-
-@contextmanager
-def _naming(culprit: str) -> Iterator[None]:
-    """Let exceptions through with a note that ``culprit`` raised them."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"raised by {culprit}")
-        raise
-
-
-@contextmanager
-def _refusing(env_id: str, arguments: dict[str, Any]) -> Iterator[None]:
-    """Turn what a constructor raises about ``arguments`` into UnsupportedEnvironment; without any, let it through."""
-    try:
-        yield
-    except (TypeError, ValueError, AssertionError) as error:
-        if not arguments:
-            raise
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if unknown is not None and unknown[1] in arguments:
-            reason = f"it knows no argument {unknown[1]!r}"
-        else:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-        given = " ".join(f"{name}={value}" for name, value in arguments.items())
-        raise UnsupportedEnvironment(f"{env_id} cannot be made with environment.arguments {given}: {reason}") from error

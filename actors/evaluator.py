@@ -7,13 +7,15 @@ epsilon 0.01), and the score is that of the greedy arm. Called by the supervisor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from actors.environments import EnvironmentConfig, LaneEnvironments
-from actors.lanes import Lanes
+from actors.episode_clip import EpisodeClip
+from actors.lanes import Lanes, LaneStep
 from actors.rollout import Episode, EpisodeTally
 from agent57.bandit import SlidingWindowUCB
 from agent57.config import AgentConfig, require
@@ -60,10 +62,13 @@ class Evaluator:
         torso_dtype: str = "float32",
         reproducible: bool = False,
         num_lanes: int | None = None,
+        render: bool = False,
     ) -> None:
         self.num_lanes = num_lanes or evaluation.episodes
         lanes_seed, environments_seed, bandit_seed = np.random.SeedSequence([seed, 57]).generate_state(3)
-        environments = LaneEnvironments(env_id, self.num_lanes, int(environments_seed), environment, reproducible)
+        environments = LaneEnvironments(
+            env_id, self.num_lanes, int(environments_seed), environment, reproducible, render=render
+        )
         epsilons = np.full(self.num_lanes, evaluation.epsilon)
         self.lanes = Lanes(agent, environments, epsilons, int(lanes_seed), torso_dtype)
         self.bandit = SlidingWindowUCB(
@@ -77,6 +82,7 @@ class Evaluator:
         self._arms = np.zeros(self.num_lanes, np.int64)
         self._episodes = EpisodeTally(self.num_lanes)
         self._playing = np.zeros(self.num_lanes, np.bool_)
+        self._clip = EpisodeClip()
 
     def set_weights(self, version: int, vector: np.ndarray) -> None:
         self.lanes.set_weights(version, vector)
@@ -97,19 +103,33 @@ class Evaluator:
         self.lanes.restart()
         self._arms[:] = arms
         self._playing[:] = True
+        self._clip.restart()
+
+    @property
+    def clip(self) -> np.ndarray | None:
+        """Images of the first lane's episode of this round, [n, *obs]; None where observations are no images."""
+        return self._clip.frames() if self.lanes.environments.spec.is_image else None
 
     @property
     def playing(self) -> bool:
         """Whether an episode of the current round is still going on."""
         return bool(self._playing.any())
 
-    def play(self, max_steps: int) -> list[Episode]:
-        """Advance the round by at most ``max_steps`` steps; returns its episodes that ended meanwhile."""
+    def play(self, max_steps: int, watch: Callable[[LaneStep, list[np.ndarray]], None] | None = None) -> list[Episode]:
+        """Advance the round by at most ``max_steps`` steps; returns its episodes that ended meanwhile.
+
+        ``watch`` sees each step with pictures of what was observed, one per lane (needs ``render``).
+        """
         episodes: list[Episode] = []
         for _ in range(max_steps):
             if not self.playing:
                 break
+            pictures = self.lanes.environments.pictures() if watch is not None else []
             step = self.lanes.step(lambda lane: int(self._arms[lane]))
+            if watch is not None:
+                watch(step, pictures)
+            if self._playing[0]:
+                self._clip.add(step.observations[0])
             for episode in self._episodes.add(step, 0, self.lanes.epsilons):
                 # A lane that is done plays on until the others are; those episodes do not count.
                 if self._playing[episode.lane]:

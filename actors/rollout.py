@@ -102,7 +102,8 @@ class Rollout:
     """What a request yielded. ``new_steps`` int64 [n] and ``priorities`` float32 [n] belong to ``sequences``.
 
     ``env_steps`` counts transitions (resets are none). ``metrics`` are means over the request.
-    ``arms_left`` [L]: how many prefetched policies each lane still holds.
+    ``arms_left`` [L]: how many prefetched policies each lane still holds. ``intrinsic_rewards`` float32 [n]: r^i of
+    what arrived with the last step.
     """
 
     sequences: list[Sequence]
@@ -113,6 +114,7 @@ class Rollout:
     metrics: dict[str, float]
     arms_left: list[int]
     weights_version: int
+    intrinsic_rewards: np.ndarray
 
 
 class RolloutWorker:
@@ -195,6 +197,7 @@ class RolloutWorker:
             metrics=metrics,
             arms_left=[len(queue) for queue in self._arms],
             weights_version=self.lanes.weights_version,
+            intrinsic_rewards=step.intrinsic_rewards[~step.starts],
         )
 
     def _next_arm(self, lane: int) -> int:

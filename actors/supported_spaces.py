@@ -1,6 +1,6 @@
 """Which observation and action spaces Agent57 can use, and the form in which it takes them.
 
-Used by `actors/environments.py` for everything but Atari, whose preprocessing is fixed.
+Used by `actors/environment_kinds.py` for everything but Atari, whose preprocessing is fixed.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ tyro derives the flags from the dataclasses and their field docstrings. Used by 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -13,6 +14,7 @@ import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import tyro
 
@@ -24,6 +26,13 @@ DEFAULT_PRESET = "laptop"
 HEADER = """Train Agent57. Flags beside those below:
   --preset {paper,laptop,small,smoke}  starting point that the other flags override (default: laptop)
   --resume RUN_DIR                     go on with a run; flags override its config"""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse for the smaller commands: a mistake is one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: '{self.prog} --help' lists what there is.")
 
 
 @dataclass(frozen=True)

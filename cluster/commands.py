@@ -1,4 +1,4 @@
-"""What the command line does: train, eval and doctor. `launch.py` parses, this module acts.
+"""What ``launch.py train`` and ``doctor`` do; the other commands have modules of their own.
 
 Everything that can be wrong with the input is found before any process starts, and told as one sentence
 (`UserError`).
@@ -16,17 +16,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 
 from actors.atari_scores import game_of, human_normalised_score
 from actors.environments import UnsupportedEnvironment, environment_spec, frames_per_step
-from actors.evaluator import Evaluator
-from agent57.networks import Agent57Networks, flatten_weights
+from agent57.networks import Agent57Networks
 from agent57.structures import SequenceSpec
-from cluster.checkpoint import Checkpoints, load_tree
+from cluster.checkpoint import Checkpoints
+from cluster.command_line import CommandParser, parse_train
 from cluster.config import TrainConfig, load_config, save_config
-from cluster.console import print_plan
+from cluster.console import format_duration, print_plan
 from cluster.errors import UserError
 from cluster.supervisor import Fleet, Supervisor
 from cluster.topology import Topology, plan_rows, plan_topology
@@ -102,14 +101,34 @@ def _train(
         why = supervisor.run(checkpoint)
     finally:
         fleet.close()
-    console.print(
-        f"Stopped: {why}. {supervisor.env_frames:,} environment frames, {supervisor.learner_updates:,} updates.\n"
-        f"Go on with: python launch.py train --resume {run_dir}\n"
-        f"Evaluate:   python launch.py eval {run_dir}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    print_plan(_summary(supervisor, why, run_dir), console, title="Summary")
     return 0
+
+
+def _summary(supervisor: Supervisor, why: str, run_dir: Path) -> list[tuple[str, str]]:
+    """What a run came to, where everything is and what can be done with it, as rows for the console."""
+    telemetry, game = supervisor.telemetry, game_of(supervisor.config.env)
+    minutes = telemetry.session_minutes
+    score = "no evaluation yet"
+    if telemetry.greedy_return is not None:
+        score = f"{telemetry.greedy_return:,.1f} (greedy return of the newest evaluation"
+        score += f", best {telemetry.best_return:,.1f})" if telemetry.best_return is not None else ")"
+        if game is not None:
+            score += f", {human_normalised_score(game, telemetry.greedy_return):.1%} of human"
+    checkpoints = supervisor.checkpoints.all()
+    return [
+        ("stopped", f"{why}, after {format_duration(60 * minutes)}"),
+        ("trained", f"{supervisor.env_frames:,} environment frames, {supervisor.learner_updates:,} updates"),
+        ("score", score),
+        ("troubles", f"{supervisor.restarts} restarts, {telemetry.warnings} warnings"),
+        ("checkpoint", str(checkpoints[-1]) if checkpoints else "none"),
+        ("curves", f"tensorboard --logdir {run_dir.parent}"),
+        ("go on", f"python launch.py train --resume {run_dir}"),
+        ("evaluate", f"python launch.py eval {run_dir} --episodes 30"),
+        ("watch", f"python launch.py eval {run_dir} --video {run_dir / 'episode.mp4'}"),
+        ("report", f"python launch.py report {run_dir}"),
+        ("export", f"python launch.py export {run_dir}"),
+    ]
 
 
 FIXED_OVER_RESUME = ("env", "network", "sequence.trace_length", "family.num_policies", "bandit.scope")
@@ -183,91 +202,15 @@ def _table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-def evaluate(run_dir: Path, episodes: int, policy_index: int | None, lanes: int, seed: int) -> int:
-    """Play greedy episodes with a run's newest checkpoint and print the score; returns the exit code.
-
-    The policy is the greedy arm of the run's evaluator unless ``policy_index`` names one.
-    """
-    console = Console()
-    if episodes < 1 or lanes < 1:
-        raise UserError("--episodes and --lanes must be at least 1.")
-    config = load_config(run_dir / "config.json")
-    spec = _sequence_spec(config)
-    checkpoint = Checkpoints(run_dir, 1).latest_or_error(console.print)
-    arm = _greedy_arm(config, checkpoint) if policy_index is None else policy_index
-    if not 0 <= arm < config.family.num_policies:
-        raise UserError(f"--policy-index must lie between 0 and {config.family.num_policies - 1}.")
-    evaluator = Evaluator(
-        config.env,
-        config.agent,
-        config.evaluation,
-        config.environment,
-        seed,
-        config.actor.torso_dtype,
-        num_lanes=min(lanes, episodes),
-    )
-    networks = Agent57Networks(spec.environment, config.family.num_policies, config.network)
-    state = load_tree(checkpoint, "learner")
-    networks.load_state_dict(state["networks"])
-    evaluator.set_weights(state["updates"], flatten_weights(networks))
-    returns = _play(evaluator, arm, episodes)
-    _print_scores(console, config, checkpoint, arm, returns)
-    return 0
+def run_train(arguments: list[str]) -> int:
+    """``launch.py train``; returns the exit code."""
+    parsed = parse_train(arguments)
+    return train(parsed.config, parsed.preset, parsed.resume)
 
 
-def _greedy_arm(config: TrainConfig, checkpoint: Path) -> int:
-    """The evaluator's greedy arm; before its first episode, training's favourite."""
-    from cluster.meta_controller import MetaController
+def run_doctor(arguments: list[str]) -> int:
+    """``launch.py doctor``: check this machine; returns 0, or 2 if something prevents training."""
+    from cluster import doctor
 
-    state = load_tree(checkpoint, "supervisor")
-    bandit = state["evaluator_bandit"]
-    if bandit is not None and bandit["arms"]:
-        means: dict[int, list[float]] = {}
-        for arm, value in zip(bandit["arms"], bandit["returns"], strict=True):
-            means.setdefault(arm, []).append(value)
-        return max(means, key=lambda arm: float(np.mean(means[arm])))
-    meta = MetaController(
-        config.bandit, config.family.num_policies, len(state["meta_controller"]["demand"]), config.seed
-    )
-    meta.load_state_dict(state["meta_controller"])
-    return meta.favourite_arm()
-
-
-def _play(evaluator: Evaluator, arm: int, episodes: int) -> list[float]:
-    """Returns of ``episodes`` episodes, played in rounds of all lanes.
-
-    Every episode of a round counts: taking the first to finish would favour short ones.
-    """
-    returns: list[float] = []
-    while len(returns) < episodes:
-        evaluator.begin_with([arm] * evaluator.num_lanes)
-        finished = {}
-        while evaluator.playing:
-            finished |= {episode.lane: episode.extrinsic_return for episode in evaluator.play(1000)}
-        returns += [finished[lane] for lane in sorted(finished)]
-    return returns[:episodes]
-
-
-def _print_scores(console: Console, config: TrainConfig, checkpoint: Path, arm: int, returns: list[float]) -> None:
-    scores = np.array(returns)
-    rows = [
-        ("environment", config.env),
-        ("checkpoint", str(checkpoint)),
-        ("policy", f"{arm} of {config.family.num_policies}, epsilon {config.evaluation.epsilon:g}"),
-        ("episodes", str(len(scores))),
-        ("mean", f"{scores.mean():.2f}"),
-        ("median", f"{np.median(scores):.2f}"),
-        ("spread", f"std {scores.std():.2f}, {scores.min():g} to {scores.max():g}"),
-    ]
-    game = game_of(config.env)
-    if game is not None:
-        score = human_normalised_score(game, float(scores.mean()))
-        rows.append(("human-normalised", f"{100 * score:.1f} % (0 % random, 100 % human; Badia et al. 2020)"))
-    print_plan(rows, console)
-
-
-def doctor() -> int:
-    """Check this machine; returns 0, or 2 if something prevents training."""
-    from cluster.doctor import run_doctor
-
-    return run_doctor(Console())
+    CommandParser("launch.py doctor", description="Check this machine.").parse_args(arguments)
+    return doctor.run_doctor(Console())

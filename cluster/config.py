@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from actors.environments import EnvironmentConfig
 from actors.evaluator import EvaluationConfig
@@ -27,6 +24,7 @@ from agent57.config import (
     SequenceConfig,
     require,
 )
+from agent57.config_tree import config_from_dict
 from cluster.errors import UserError
 from learner.learner import LearnerConfig
 from replay.prioritized import ReplayConfig
@@ -160,38 +158,8 @@ def load_config(path: Path) -> TrainConfig:
     """The config in a JSON file. Raises UserError if it is missing, damaged or of another version."""
     try:
         values = json.loads(path.read_text())
-        return _from_dict(TrainConfig, values, "")
+        return config_from_dict(TrainConfig, values)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: is {path.parent} the folder of a run?") from None
     except (json.JSONDecodeError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read as the config of a run: {error}") from None
-
-
-def _from_dict(cls: Any, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise ValueError(f"{where or 'the config'} should be an object")
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
-    if unknown:
-        raise ValueError(f"unknown key {where}{unknown[0]}")
-    arguments = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            value = _from_dict(hint, value, f"{where}{name}.")
-        elif typing.get_origin(hint) is tuple:
-            value = tuple(value)
-        elif not _fits(value, hint):
-            raise ValueError(f"{where}{name} should be {hint}, not {value!r}")
-        arguments[name] = value
-    return cls(**arguments)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if typing.get_origin(hint) is typing.Literal:
-        return value in typing.get_args(hint)
-    if isinstance(hint, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

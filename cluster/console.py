@@ -134,15 +134,15 @@ def status_panel(fields: StatusFields, width: int) -> Panel | Text:
     )
 
 
-def print_plan(rows: list[tuple[str, str]], console: Console | None = None) -> None:
-    """Print what a run is about to start, as (name, description) rows."""
+def print_plan(rows: list[tuple[str, str]], console: Console | None = None, title: str = "Plan") -> None:
+    """Print (name, description) rows: what a run is about to start, or what came of it."""
     console = console if console is not None else Console()
     if not console.is_terminal:
         name_width = max((len(name) for name, _ in rows), default=0)
         for name, description in rows:
             console.print(Text(f"{name:<{name_width}}  {description}"), soft_wrap=True, highlight=False)
         return
-    table = Table(box=box.ROUNDED, show_header=False, border_style="cyan", title="Plan", title_justify="left")
+    table = Table(box=box.ROUNDED, show_header=False, border_style="cyan", title=title, title_justify="left")
     table.title_style = "bold"
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")

@@ -72,6 +72,8 @@ class RolloutReply:
 
     env_steps: int
     episodes: list[Episode]
+    intrinsic_rewards: np.ndarray
+    """A sample of r^i, float32 [n], for a histogram."""
     metrics: dict[str, float]
     arms_left: list[int]
     weights_version: int
@@ -125,6 +127,8 @@ class EvaluationReply:
     greedy_arm: int
     bandit: dict[str, Any]
     resident_bytes: int
+    clip: np.ndarray | None = None
+    """At the end of a round: images of its first episode, uint8 [n, channels, height, width]."""
 
 
 ProcessId = tuple[str, int]

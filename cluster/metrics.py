@@ -11,19 +11,21 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 METRICS_FILE = "metrics.jsonl"
 ENV_FRAMES, MINUTES = "env_frames", "minutes"
 
 
 class MetricLog:
-    """Writes scalars to TensorBoard and to ``run_dir/metrics.jsonl``, histograms and texts to TensorBoard only.
+    """Writes scalars to TensorBoard and to ``run_dir/metrics.jsonl``, all else to TensorBoard only.
 
     Each row of the file is one call: ``{"env_frames": ..., "minutes": ..., tag: value, ...}``, minutes of wall time
     since the run began, not counting the time between a stop and its resume. Values that are not finite are
@@ -75,6 +77,27 @@ class MetricLog:
     def text(self, tag: str, markdown: str, env_frames: int) -> None:
         """Write a text for TensorBoard's Text tab: the configuration, the plan, a warning."""
         self._events.add_text(tag, markdown, env_frames)
+
+    def image(self, tag: str, pixels: np.ndarray, env_frames: int) -> None:
+        """Write a picture, uint8 RGB [H, W, 3]."""
+        self._events.add_image(tag, pixels, env_frames, dataformats="HWC")
+
+    def animation(self, tag: str, encoded: bytes, height: int, width: int, env_frames: int) -> None:
+        """Write an animated GIF; it moves on TensorBoard's Images page."""
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+        self._events.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), env_frames)
+
+    def layout(self, chapters: dict[str, dict[str, list]]) -> None:
+        """Arrange the Custom Scalars page."""
+        self._events.add_custom_scalars(chapters)
+
+    def hyperparameters(self, values: Mapping[str, bool | int | float | str], score_tags: Iterable[str]) -> None:
+        """Make this run a row of the HParams page: ``values`` beside the newest value of each of ``score_tags``.
+
+        ``SummaryWriter.add_hparams`` would open a run of its own for that.
+        """
+        for summary in hparams(dict(values), dict.fromkeys(score_tags, 0.0)):
+            self._events.file_writer.add_summary(summary)
 
     def flush(self) -> None:
         """Wait until everything written so far has been handed to the operating system."""

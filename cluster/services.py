@@ -110,6 +110,7 @@ class RolloutService:
         return RolloutReply(
             env_steps=rollout.env_steps,
             episodes=rollout.episodes,
+            intrinsic_rewards=rollout.intrinsic_rewards,
             metrics=metrics,
             arms_left=rollout.arms_left,
             weights_version=rollout.weights_version,
@@ -264,6 +265,7 @@ class EvaluatorService:
             greedy_arm=evaluator.bandit.greedy_arm(),
             bandit=evaluator.bandit.state_dict(),
             resident_bytes=resident_bytes(),
+            clip=None if evaluator.playing else evaluator.clip,
         )
 
 

@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from actors.atari_scores import capped_human_normalised_score, game_of, human_normalised_score
+from actors.environments import frames_per_step
 from actors.rollout import Episode
 from agent57.policy_family import PolicyFamily
+from cluster.arm_history import ArmHistory
 from cluster.config import TrainConfig
-from cluster.console import StatusFields, StatusLine
+from cluster.console import StatusFields, StatusLine, format_count
+from cluster.health import HealthWatch
 from cluster.mean_accumulator import MeanAccumulator
 from cluster.messages import EvaluationReply, RolloutReply, UpdateReply
 from cluster.metrics import MetricLog
+from cluster.pictures import animation, heat_map, table_of_numbers
+from cluster.tensorboard_layout import COMPARED, custom_scalars, hyperparameters
 from cluster.topology import Topology
 
 if TYPE_CHECKING:
@@ -29,7 +35,10 @@ EPSILON_BANDS = (("high", 0.1, 1.0), ("middle", 0.01, 0.1), ("low", 0.0, 0.01))
 """Lanes by epsilon: mostly random, mixed, and nearly greedy ones; (name, above, up to and including)."""
 RECENT_EPISODES = 100
 HISTOGRAM_LOGS = 6
-"""Histograms are written with every so-manieth log point."""
+"""Histograms and pictures are written with every so-manieth log point."""
+TABLE_EPISODES = 2000
+"""Newest episodes that the table of returns by epsilon and policy averages."""
+CLIP_FRAMES_PER_SECOND = 15.0
 
 
 class Telemetry:
@@ -45,14 +54,24 @@ class Telemetry:
         self._at_last_log = (0, 0)
         self._rates = (0.0, 0.0)
         self._log_points = 0
+        self._game = game_of(config.env)
+        self._health = HealthWatch(config)
+        self._arm_history = ArmHistory(config.family.num_policies)
+        self._frames_per_step = frames_per_step(config.env, config.environment)
+        self._env_steps = 0
+        # (epsilon band, policy, return) of the newest episodes.
+        self._outcomes: deque[tuple[int, int, float]] = deque(maxlen=TABLE_EPISODES)
         self._returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._arms: list[int] = []
         self._intrinsic: list[float] = []
+        self._intrinsic_rewards: list[np.ndarray] = []
         self._replay: dict[str, float] = {}
         self._resident: dict[str, int] = {}
         self._counters: dict[str, int] = defaultdict(int)
         self._round: list[Episode] = []
+        self.warnings = 0
         self.greedy_return: float | None = None
+        self.best_return: float | None = None
 
     @property
     def session_minutes(self) -> float:
@@ -62,6 +81,8 @@ class Telemetry:
     def open(self, resumed_at: int | None) -> None:
         """Begin logging; ``resumed_at`` are the frames at which an earlier session left off."""
         self._log = MetricLog(self._run_dir, resumed_at)
+        self._log.layout(custom_scalars())
+        self._log.hyperparameters(hyperparameters(self.config), COMPARED)
         self._began = self._logged_at = time.monotonic()
         if resumed_at is not None:
             self.note(f"resumed at {resumed_at:,} environment frames", resumed_at)
@@ -77,6 +98,13 @@ class Telemetry:
         if self._log is not None:
             self._log.text("run/events", message, env_frames)
 
+    def warn(self, message: str, env_frames: int) -> None:
+        """Say that something is not well; whoever calls says it once."""
+        self.warnings += 1
+        self._status.note(f"warning: {message}")
+        if self._log is not None:
+            self._log.text("run/warnings", message, env_frames)
+
     # What the processes report
 
     def rolled_out(self, worker: int, reply: RolloutReply, lag: int) -> None:
@@ -85,8 +113,10 @@ class Telemetry:
         self._means.add("actor/policy_lag_updates", lag, reply.env_steps)
         self._counters["lost_sequences"] += reply.lost_sequences
         self._resident[f"worker_{worker}"] = reply.resident_bytes
+        self._intrinsic_rewards.append(reply.intrinsic_rewards)
         if reply.replay_stats is not None:
             self._replay = reply.replay_stats
+        self._env_steps += reply.env_steps
         for episode in reply.episodes:
             self._count_episode(episode)
 
@@ -94,6 +124,7 @@ class Telemetry:
         self._counters["episodes"] += 1
         self._returns.append(episode.extrinsic_return)
         self._arms.append(episode.policy_index)
+        self._arm_history.add(episode.policy_index, self._env_steps)
         self._intrinsic.append(episode.intrinsic_return)
         self._means.add("return/all", episode.extrinsic_return)
         self._means.add("return/length", episode.length)
@@ -101,9 +132,10 @@ class Telemetry:
         if episode.new_states is not None:
             self._means.add("return/new_states", episode.new_states)
         self._means.add(f"return_per_arm/{episode.policy_index:02d}", episode.extrinsic_return)
-        for name, above, up_to in EPSILON_BANDS:
+        for band, (name, above, up_to) in enumerate(EPSILON_BANDS):
             if above < episode.epsilon <= up_to:
                 self._means.add(f"return_per_epsilon/{name}", episode.extrinsic_return)
+                self._outcomes.append((band, episode.policy_index, episode.extrinsic_return))
 
     def updated(self, reply: UpdateReply) -> None:
         for name, value in reply.metrics.items():
@@ -131,10 +163,16 @@ class Telemetry:
         if visited:
             values["evaluation/new_states"] = float(np.mean(visited))
         if greedy:
-            self.greedy_return = float(np.mean(greedy))
-            values["evaluation/return"] = self.greedy_return
+            score = self.greedy_return = float(np.mean(greedy))
+            self.best_return = score if self.best_return is None else max(self.best_return, score)
+            values["evaluation/return"] = score
+            if self._game is not None:
+                values["evaluation/human_normalised"] = human_normalised_score(self._game, score)
+                values["evaluation/human_normalised_capped"] = capped_human_normalised_score(self._game, score)
         assert self._log is not None
         self._log.scalars(values, env_frames)
+        if reply.clip is not None and reply.clip.dtype == np.uint8:
+            self._log.animation("evaluation/episode", *animation(reply.clip, CLIP_FRAMES_PER_SECOND), env_frames)
 
     # Showing
 
@@ -171,19 +209,53 @@ class Telemetry:
             self._resident["replay"] = int(self._replay["resident_bytes"])
         values |= {f"memory_mb/{name}": size / 1e6 for name, size in self._resident.items()}
         self._log.scalars(values, frames)
+        for warning in self._health.check(values, supervisor.learner_updates, self._log.nonfinite):
+            self.warn(warning, frames)
         if self._log_points % HISTOGRAM_LOGS == 0:
             self._write_histograms(supervisor, frames)
+            self._write_pictures(frames)
         self._log.flush()
         self._log_points += 1
 
     def _write_histograms(self, supervisor: Supervisor, frames: int) -> None:
         assert self._log is not None
         priorities = supervisor.fleet.priorities()
-        samples = {"bandit/arms": self._arms, "return/intrinsic": self._intrinsic, "replay/priorities": priorities}
+        samples = {
+            "bandit/arms": self._arms,
+            "return/intrinsic": self._intrinsic,
+            "intrinsic/reward_samples": np.concatenate([np.zeros(0), *self._intrinsic_rewards]),
+            "replay/priorities": priorities,
+        }
         for tag, values in samples.items():
             if values is not None and len(values):
                 self._log.histogram(tag, np.asarray(values), frames)
-        self._arms, self._intrinsic = [], []
+        self._arms, self._intrinsic, self._intrinsic_rewards = [], [], []
+
+    def _write_pictures(self, frames: int) -> None:
+        """Which policies were played when, and what they earned with how much randomness."""
+        assert self._log is not None
+        shares = self._arm_history.shares()
+        names = [
+            f"{arm}: {beta:.3f}, {gamma:.4f}"
+            for arm, (beta, gamma) in enumerate(zip(self._family.betas, self._family.discounts, strict=True))
+        ]
+        title = "share of episodes by policy: beta, gamma"
+        last = f"{format_count(shares.shape[1] * self._arm_history.width * self._frames_per_step)} frames"
+        self._log.image("bandit/heat_map", heat_map(shares, names, title, "0", last, 0.0, 1.0), frames)
+        if not self._outcomes:
+            return
+        bands, arms, returns = (np.array(column) for column in zip(*self._outcomes, strict=True))
+        cells = (len(EPSILON_BANDS), self.config.family.num_policies)
+        counts, totals = np.zeros(cells), np.zeros(cells)
+        np.add.at(counts, (bands, arms), 1)
+        np.add.at(totals, (bands, arms), returns)
+        table = table_of_numbers(
+            np.where(counts > 0, totals / np.maximum(counts, 1), np.nan),
+            [f"epsilon to {up_to:g}" for _, _, up_to in EPSILON_BANDS],
+            [str(arm) for arm in range(cells[1])],
+            f"mean return of the newest {len(self._outcomes)} episodes, by policy",
+        )
+        self._log.image("return_per_epsilon/by_policy", table, frames)
 
     def _fields(self, supervisor: Supervisor) -> StatusFields:
         arm = supervisor.meta_controller.favourite_arm() if supervisor.meta_controller.counts.any() else None
@@ -217,6 +289,10 @@ class Telemetry:
     def state_dict(self) -> dict[str, Any]:
         return {
             "greedy_return": self.greedy_return,
+            "best_return": self.best_return,
+            "env_steps": self._env_steps,
+            "arm_history": self._arm_history.state_dict(),
+            "outcomes": [list(outcome) for outcome in self._outcomes],
             "returns": list(self._returns),
             "counters": dict(self._counters),
             "round": [vars(episode) for episode in self._round],
@@ -224,6 +300,12 @@ class Telemetry:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.greedy_return = state["greedy_return"]
+        # Absent from checkpoints of earlier versions.
+        self.best_return = state.get("best_return")
+        if "arm_history" in state:
+            self._env_steps = state["env_steps"]
+            self._arm_history.load_state_dict(state["arm_history"])
+        self._outcomes.extend((int(band), int(arm), value) for band, arm, value in state.get("outcomes", []))
         self._returns.extend(state["returns"])
         self._counters.update(state["counters"])
         self._round = [Episode(**fields) for fields in state["round"]]

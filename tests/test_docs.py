@@ -21,8 +21,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cluster.command_line import parse_train
 from cluster.presets import PRESETS
+from cluster.tensorboard_layout import LAYOUT
 from examples import ddpg_pendulum, gaussian_policy_gradient, reinforce_cartpole
-from launch import main
+from launch import COMMANDS, main
 from results.experiment import main as run_experiment
 from results.memory import EXPERIMENT
 
@@ -39,6 +40,12 @@ REVISITS_ONLY = {
     "evaluation/new_states",
 }
 EXAMPLES = (ddpg_pendulum, gaussian_policy_gradient, reinforce_cartpole)
+# `tests/cluster/test_telemetry.py` has all of these written.
+ATARI_ONLY = {"evaluation/human_normalised", "evaluation/human_normalised_capped"}
+IMAGES_ONLY = {"evaluation/episode"}
+WHEN_ILL_ONLY = {"run/warnings"}
+NOT_HERE = {"scalars": RAY_ONLY | REVISITS_ONLY | ATARI_ONLY, "images": IMAGES_ONLY, "texts": WHEN_ILL_ONLY}
+KINDS = ("scalars", "images", "histograms", "texts")
 OTHER_PROGRAMS_FLAGS = {"--logdir", "--index-url", "--shm-size"}
 
 
@@ -98,12 +105,14 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         assert main(["train", "--resume", str(run_dir), "--max-env-frames", "1600"]) == 0
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     scalars = {tag for row in rows for tag in row} - {"env_frames", "minutes"}
-    histograms, texts = set(), set()
+    histograms, images, texts = set(), set(), set()
     for path in run_dir.glob("events.out.tfevents.*"):
         tags = EventAccumulator(str(path)).Reload().Tags()
         histograms |= set(tags["histograms"])
+        images |= set(tags["images"])
         texts |= {tag.removesuffix("/text_summary") for tag in tags["tensors"] if tag.endswith("/text_summary")}
-    return {"scalars": {_generic(tag) for tag in scalars}, "histograms": histograms, "texts": texts}
+    scalars = {_generic(tag) for tag in scalars}
+    return {"scalars": scalars, "images": images, "histograms": histograms, "texts": texts}
 
 
 @contextmanager
@@ -125,33 +134,49 @@ def _generic(tag: str) -> str:
 
 
 def documented(kind: str) -> list[str]:
-    """Tags in the tables of docs/metrics.md, under "Histograms", "Texts", or any other heading (scalars)."""
+    """Tags in the tables of docs/metrics.md, under "Images", "Histograms", "Texts", or any other heading (scalars)."""
     found, heading = [], ""
     for line in (ROOT / "docs" / "metrics.md").read_text().splitlines():
         if line.startswith("## "):
             heading = line.removeprefix("## ").lower()
         row = re.match(r"\| `([^`]+)` \|", line)
-        if row and kind == (heading if heading in ("histograms", "texts") else "scalars"):
+        if row and kind == (heading if heading in KINDS else "scalars"):
             found.append(row[1])
     return found
 
 
-@pytest.mark.parametrize("kind", ["scalars", "histograms", "texts"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_metrics_page_lists_exactly_what_is_written(emitted: dict[str, set[str]], kind: str) -> None:
     listed = documented(kind)
     assert len(listed) == len(set(listed)), "a tag is listed twice"
-    expected = emitted[kind] | (RAY_ONLY | REVISITS_ONLY if kind == "scalars" else set())
+    expected = (emitted[kind] - WHEN_ILL_ONLY) | NOT_HERE.get(kind, set())
     assert expected - set(listed) == set(), "written, but not in docs/metrics.md"
     assert set(listed) - expected == set(), "in docs/metrics.md, but never written"
 
 
 def test_tags_named_elsewhere_exist() -> None:
-    known = {tag for kind in ("scalars", "histograms", "texts") for tag in documented(kind)}
+    known = {tag for kind in KINDS for tag in documented(kind)}
     groups = {tag.split("/")[0] for tag in known}
     for page in PAGES:
         for code in inline_code(page):
             if code.split("/")[0] in groups and re.fullmatch(r"[a-z_]+/[\w]+", code):
                 assert code in known, f"{page.name} names the tag {code}"
+
+
+def test_every_metric_has_a_unit_a_meaning_and_a_healthy_look() -> None:
+    for line in (ROOT / "docs" / "metrics.md").read_text().splitlines():
+        if re.match(r"\| `[^`]+` \|", line):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            assert len(cells) in (3, 5), line
+            assert all(cells), f"an empty cell: {line}"
+
+
+def test_custom_scalars_show_documented_tags_once() -> None:
+    shown = [tag for charts in LAYOUT.values() for tags in charts.values() for tag in tags]
+    known = {re.sub(r"^memory_mb/.*", "memory_mb/N", tag) for tag in documented("scalars")}
+    assert set(shown) - known == set(), "on the Custom Scalars page, but not in docs/metrics.md"
+    assert len(shown) == len(set(shown))
+    assert "evaluation/return" in shown
 
 
 # Links and commands
@@ -196,7 +221,8 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_flags_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     flag = re.compile(r"(?<!\S)--[a-z][\w.-]*")
-    known = {name: set(flag.findall(help_of(name, capsys).replace(",", " "))) for name in ("train", "eval", "doctor")}
+    known = {name: set(flag.findall(help_of(name, capsys).replace(",", " "))) for name in COMMANDS}
+    known["suite"] |= known["train"]
     with pytest.raises(SystemExit):
         run_experiment(EXPERIMENT, ["--help"])
     known["results"] = set(flag.findall(capsys.readouterr().out))

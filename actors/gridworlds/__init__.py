@@ -1,7 +1,7 @@
 """Gridworlds of the project's own: the papers' ablation tasks, small enough to train on within minutes.
 
 Importing this registers them with Gymnasium, once for `gymnasium.make` and once, vectorised, for
-`gymnasium.make_vec`. `actors/environments.py` steps the vectorised ones directly.
+`gymnasium.make_vec`. `actors/environment_kinds.py` steps the vectorised ones directly.
 """
 
 from __future__ import annotations

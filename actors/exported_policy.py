@@ -1,0 +1,168 @@
+"""A trained policy in two files, ``policy.safetensors`` and ``policy.json``, and the object that plays it.
+
+Neither file can run code. Written by ``launch.py export``, read by `agent57.load_policy`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from actors.environment_kinds import atari_rom, keyword_arguments, make_lanes
+from actors.environments import EnvironmentConfig
+from actors.policy import Policy
+from actors.supported_spaces import observation_layout
+from actors.training_environment import TrainingEnvironment
+from agent57.config import AgentConfig
+from agent57.config_tree import config_from_dict
+from agent57.networks import Agent57Networks, flatten_weights
+from agent57.structures import EnvironmentSpec
+
+WEIGHTS_FILE, CONFIG_FILE = "policy.safetensors", "policy.json"
+FORMAT = 1
+
+
+class ExportedPolicy(Policy):
+    """A `Policy` that knows its environment: it takes plain observations of it, and can make it.
+
+    ``about`` holds what the file says of the policy's origin.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        environment: EnvironmentConfig,
+        first_action: int,
+        about: dict[str, Any],
+        *policy: Any,
+        **options: Any,
+    ) -> None:
+        super().__init__(*policy, **options)
+        self.env_id, self.environment, self.about = env_id, environment, about
+        self._first_action = first_action
+        self._convert: Any = None
+
+    def make_env(self, render_mode: str | None = None) -> TrainingEnvironment:
+        """The environment as in training; on Atari with the paper's preprocessing, which plain ids do not have."""
+        return TrainingEnvironment(self.env_id, self.environment, render_mode)
+
+    def act(self, observation: Any, reward: float = 0.0) -> int:
+        """See `Policy.act`; observations may be as ``gymnasium.make`` gives them or as `make_env` does.
+
+        ValueError for anything else, such as Atari's raw screens.
+        """
+        if not isinstance(observation, np.ndarray) or observation.shape != self.spec.observation_shape:
+            observation = self._converted(observation)
+        return super().act(observation, reward) + self._first_action
+
+    def _converted(self, observation: Any) -> np.ndarray:
+        shape = self.spec.observation_shape
+        if atari_rom(self.env_id) is None:
+            if self._convert is None:
+                made = gymnasium.make(self.env_id, **keyword_arguments(self.environment.arguments))
+                self._convert = observation_layout(self.env_id, made.observation_space)[3]
+                made.close()
+            observation = self._convert(observation)
+        elif np.shape(observation) in (shape[1:], (*shape[1:], 1)):
+            observation = np.asarray(observation).reshape(shape)
+        if np.shape(observation) != shape:
+            raise ValueError(
+                f"this policy sees {self.env_id} in the shape {shape}, not {np.shape(observation)}: make the "
+                "environment with policy.make_env()"
+            )
+        return observation
+
+
+def save_policy(
+    folder: Path,
+    env_id: str,
+    environment: EnvironmentConfig,
+    agent: AgentConfig,
+    networks: Agent57Networks,
+    policy_index: int,
+    epsilon: float,
+    running_state: dict[str, Any] | None,
+    about: dict[str, Any],
+) -> None:
+    """Write the two files into ``folder``, made if need be.
+
+    ``running_state`` (`Lanes.running_state` of one lane) lets novelty go on from where training was; without it the
+    first episode finds everything new.
+    """
+    lanes = make_lanes(env_id, 1, environment, num_threads=1)
+    lanes.close()
+    document = {
+        "format": FORMAT,
+        "env": env_id,
+        "policy_index": policy_index,
+        "epsilon": epsilon,
+        "spec": dataclasses.asdict(lanes.spec),
+        "first_action": lanes.first_action,
+        "environment": dataclasses.asdict(environment),
+        "agent": dataclasses.asdict(agent),
+        "running_state": None if running_state is None else _to_json(running_state),
+        "about": about,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in networks.state_dict().items()}
+    (folder / WEIGHTS_FILE).write_bytes(save(weights, metadata={"format": "pt"}))
+    (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def load_policy(
+    path: str | Path, policy_index: int | None = None, epsilon: float | None = None, seed: int = 0
+) -> ExportedPolicy:
+    """The policy in the folder ``path``; see `ExportedPolicy` and `Policy`.
+
+    ``policy_index`` picks another member of the family than the exported one, ``epsilon`` another share of random
+    actions; ``seed`` draws those. Raises FileNotFoundError if the files are missing, ValueError if they are damaged.
+    """
+    folder = Path(path)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no {name}: is it what 'launch.py export' wrote?")
+    try:
+        document = json.loads((folder / CONFIG_FILE).read_text())
+        if document["format"] != FORMAT:
+            raise ValueError(f"its format is {document['format']}, this version reads {FORMAT}")
+        spec: EnvironmentSpec = config_from_dict(EnvironmentSpec, document["spec"], "spec.")
+        agent: AgentConfig = config_from_dict(AgentConfig, document["agent"], "agent.")
+        environment = config_from_dict(EnvironmentConfig, document["environment"], "environment.")
+        networks = Agent57Networks(spec, agent.family.num_policies, agent.network)
+        networks.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        policy = ExportedPolicy(
+            document["env"],
+            environment,
+            document["first_action"],
+            document["about"],
+            spec,
+            agent,
+            flatten_weights(networks),
+            document["policy_index"] if policy_index is None else policy_index,
+            epsilon=document["epsilon"] if epsilon is None else epsilon,
+            seed=seed,
+        )
+        if document["running_state"] is not None:
+            policy.load_running_state(_from_json(document["running_state"]))
+    except (KeyError, TypeError, RuntimeError, SafetensorError, ValueError) as error:
+        raise ValueError(f"{folder} cannot be loaded as a policy: {error}") from error
+    return policy
+
+
+def _to_json(running_state: dict[str, Any]) -> dict[str, Any]:
+    novelty = {name: float(value) for name, value in running_state["novelty"].items()}
+    distances = {name: running_state[name].tolist() for name in ("distance_sum", "distance_weight")}
+    return {"novelty": novelty} | distances
+
+
+def _from_json(state: dict[str, Any]) -> dict[str, Any]:
+    distances = {name: torch.tensor(state[name], dtype=torch.float64) for name in ("distance_sum", "distance_weight")}
+    return {"novelty": state["novelty"]} | distances

@@ -1,0 +1,75 @@
+"""Warnings about a run that goes on but is not well, each given once, with what to try.
+
+`Telemetry` asks at every log point; docs/metrics.md describes the tags.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from cluster.config import TrainConfig
+
+SETTLED_UPDATES = 1000
+"""Before so many updates, curves often look ill without being so."""
+PATIENCE = 6
+"""Log points in a row at which an ailment must show."""
+
+
+class HealthWatch:
+    """Remembers what it has said; ``check`` returns what is new."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config = config
+        self._said: set[str] = set()
+        self._in_a_row: Counter[str] = Counter()
+
+    def check(self, values: Mapping[str, float], updates: int, nonfinite: Mapping[str, int]) -> list[str]:
+        """One sentence for each ailment of this log point's ``values`` that was not told before."""
+        found = dict(self._ailments(values, updates))
+        for name in list(self._in_a_row):
+            if name not in found:
+                del self._in_a_row[name]
+        self._in_a_row.update(list(found))
+        found = {name: text for name, text in found.items() if self._in_a_row[name] >= PATIENCE}
+        for tag in nonfinite:
+            found[tag] = f"{tag} is not a finite number: see docs/troubleshooting.md"
+        found |= dict(_losses(values))
+        new = {name: text for name, text in found.items() if name not in self._said}
+        self._said |= set(new)
+        return list(new.values())
+
+    def _ailments(self, values: Mapping[str, float], updates: int) -> Iterator[tuple[str, str]]:
+        """What may pass again by itself."""
+        config = self._config
+        if values.get("replay/fill_bytes", 0) > 0.98 and values.get("replay/fill_steps", 1) < 0.9:
+            yield (
+                "replay_bytes",
+                f"the replay is full at {config.replay.max_gb:g} GB with {values['replay/fill_steps']:.0%} of "
+                "replay.capacity-steps: raise --replay.max-gb for a longer memory",
+            )
+        if updates < SETTLED_UPDATES:
+            return
+        novelty = config.intrinsic.novelty != "episodic" and config.family.beta_max > 0
+        if novelty and values.get("intrinsic/alpha_max", 2.0) <= 1.0:
+            yield "rnd_dead", "life-long novelty is dead (intrinsic/alpha_max is 1): are the observations constant?"
+        if novelty and values.get("return/intrinsic", 1.0) == 0:
+            yield (
+                "no_novelty",
+                "no episode earned an intrinsic reward: they are shorter than 10 steps, or all look alike",
+            )
+        if config.loss.trace == "retrace" and values.get("learner/trace_coefficient", 1.0) < 0.2:
+            yield "traces", "nearly all traces are cut after a step: try --loss.trace peng"
+        if values.get("learner/fetch_seconds", 0.0) > values.get("learner/update_seconds", 1.0):
+            yield "fetching", "the learner waits for batches longer than it computes: the replay is the bottleneck"
+
+
+def _losses(values: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    """What cannot be undone, and is told at once."""
+    if values.get("learner/bad_updates", 0) > 0:
+        yield (
+            "bad_updates",
+            "an update had a NaN or an infinity and was skipped; if more follow, lower the learning rates",
+        )
+    if values.get("health/lost_sequences", 0) > 0:
+        yield "lost_sequences", "sequences could not be delivered to the replay and are lost: see run/events"

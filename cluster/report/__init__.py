@@ -1,0 +1,1 @@
+"""``launch.py report``: runs compared on one page, from their folders alone."""

@@ -1,0 +1,108 @@
+"""The agent that a run's newest checkpoint holds: what evaluation and export start from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.environments import UnsupportedEnvironment, environment_spec
+from agent57.networks import Agent57Networks
+from agent57.structures import EnvironmentSpec
+from cluster.checkpoint import Checkpoints, load_tree
+from cluster.config import TrainConfig, load_config
+from cluster.errors import UserError
+
+
+@dataclass(frozen=True)
+class SavedAgent:
+    """``networks`` are the learner's; ``greedy_arm`` the evaluator's, or training's favourite before its first round.
+
+    ``running_state``: the moments of novelty that training's first worker had (`Lanes.running_state`), or None.
+    """
+
+    config: TrainConfig
+    spec: EnvironmentSpec
+    checkpoint: Path
+    env_frames: int
+    updates: int
+    networks: Agent57Networks
+    greedy_arm: int
+    running_state: dict[str, Any] | None
+
+    def policy(self, policy_index: int | None) -> int:
+        """``policy_index``, or the greedy arm for None; UserError if there is no such policy."""
+        arm = self.greedy_arm if policy_index is None else policy_index
+        if not 0 <= arm < self.config.family.num_policies:
+            raise UserError(f"--policy-index must lie between 0 and {self.config.family.num_policies - 1}.")
+        return arm
+
+
+def load_agent(run_dir: Path, on_damaged: Callable[[str], None]) -> SavedAgent:
+    """The newest usable checkpoint of ``run_dir``; UserError if it is no run or has none."""
+    config = load_config(run_dir / "config.json")
+    try:
+        spec = environment_spec(config.env, config.environment)
+    except UnsupportedEnvironment as error:
+        raise UserError(str(error)) from None
+    checkpoint = Checkpoints(run_dir, 1).latest_or_error(on_damaged)
+    networks = Agent57Networks(spec, config.family.num_policies, config.network).requires_grad_(False)
+    learner, supervisor = load_tree(checkpoint, "learner"), load_tree(checkpoint, "supervisor")
+    networks.load_state_dict(learner["networks"])
+    running_states = supervisor.get("running_states") or {}
+    return SavedAgent(
+        config=config,
+        spec=spec,
+        checkpoint=checkpoint,
+        env_frames=int(checkpoint.name),
+        updates=learner["updates"],
+        networks=networks,
+        greedy_arm=_greedy_arm(config, supervisor),
+        running_state=running_states[min(running_states)] if running_states else None,
+    )
+
+
+def _greedy_arm(config: TrainConfig, supervisor: dict[str, Any]) -> int:
+    from cluster.meta_controller import MetaController
+
+    bandit = supervisor["evaluator_bandit"]
+    if bandit is not None and bandit["arms"]:
+        means: dict[int, list[float]] = {}
+        for arm, value in zip(bandit["arms"], bandit["returns"], strict=True):
+            means.setdefault(arm, []).append(value)
+        return max(means, key=lambda arm: float(np.mean(means[arm])))
+    saved = supervisor["meta_controller"]
+    meta = MetaController(config.bandit, config.family.num_policies, len(saved["demand"]), config.seed)
+    meta.load_state_dict(saved)
+    return meta.favourite_arm()
+
+
+def for_lanes(running_state: dict[str, Any], num_lanes: int) -> dict[str, Any]:
+    """``running_state`` for another number of lanes, each with the mean of the squared neighbour distances."""
+    weights = np.asarray(running_state["distance_weight"], np.float64)
+    sums = np.asarray(running_state["distance_sum"], np.float64)
+    seen = weights > 0
+    mean = float((sums[seen] / weights[seen]).mean()) if seen.any() else 0.0
+    weight = float(weights[seen].mean()) if seen.any() else 0.0
+    return running_state | {
+        "distance_sum": _full(num_lanes, mean * weight),
+        "distance_weight": _full(num_lanes, weight),
+    }
+
+
+def _full(length: int, value: float) -> Any:
+    import torch
+
+    return torch.full((length,), value, dtype=torch.float64)
+
+
+def versions_of(run_dir: Path) -> dict[str, str]:
+    """The packages that a run was made with; empty where the file is missing."""
+    try:
+        return json.loads((run_dir / "versions.json").read_text())
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,235 @@
+"""What the supervisor's statistics become: tags of every kind, warnings once, scores apart from training."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from actors.rollout import Episode
+from agent57.config import PolicyFamilyConfig
+from cluster.arm_history import ArmHistory
+from cluster.health import PATIENCE, HealthWatch
+from cluster.messages import EvaluationReply, RolloutReply
+from cluster.metrics import read_metrics
+from cluster.pictures import animation, colours, heat_map, table_of_numbers
+from cluster.presets import LAPTOP, PAPER
+from cluster.telemetry import Telemetry
+from cluster.tensorboard_layout import LAYOUT, custom_scalars, hyperparameters
+from tests.cluster.tiny import tiny_config
+
+
+def rollout_reply(episodes: list[Episode], **changes: Any) -> RolloutReply:
+    fields = {
+        "env_steps": 100,
+        "episodes": episodes,
+        "metrics": {"intrinsic/reward": 0.5},
+        "arms_left": [1],
+        "weights_version": 1,
+        "num_sequences": 1,
+        "lost_sequences": 0,
+        "replay_stats": None,
+        "running_state": {},
+        "resident_bytes": 1000,
+        "intrinsic_rewards": np.array([0.25, 0.75], np.float32),
+    }
+    return RolloutReply(**(fields | changes))
+
+
+def evaluation_reply(episodes: list[Episode], greedy_arm: int, clip: np.ndarray | None = None) -> EvaluationReply:
+    return EvaluationReply(episodes, True, greedy_arm, {}, 1000, clip)
+
+
+def episode(arm: int, value: float, epsilon: float = 0.01) -> Episode:
+    return Episode(0, arm, epsilon, value, 1.0, 10)
+
+
+def fake_supervisor(num_policies: int) -> Any:
+    """What `Telemetry` reads of a supervisor."""
+    meta = SimpleNamespace(counts=np.ones(num_policies), favourite_arm=lambda: 0)
+    fleet = SimpleNamespace(memory=dict, priorities=lambda: np.array([1.0, 2.0]))
+    limiter = SimpleNamespace(ratio=1.0, started=True)
+    return SimpleNamespace(
+        env_frames=400, learner_updates=7, restarts=0, meta_controller=meta, fleet=fleet, limiter=limiter
+    )
+
+
+@pytest.fixture
+def telemetry(tmp_path: Path) -> Telemetry:
+    config = tiny_config(env="ALE/Pong-v5", family=PolicyFamilyConfig(num_policies=4))
+    telemetry = Telemetry(config, None, tmp_path)  # type: ignore[arg-type]  (only the supervisor's plan)
+    telemetry._status._console = Console(file=io.StringIO())
+    telemetry.open(None)
+    return telemetry
+
+
+def events(run_dir: Path) -> EventAccumulator:
+    return EventAccumulator(str(run_dir), size_guidance={"images": 0, "histograms": 0, "tensors": 0}).Reload()
+
+
+def said(telemetry: Telemetry) -> str:
+    file = telemetry._status._console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def test_the_score_is_the_greedy_arms_and_no_training_return_enters(telemetry: Telemetry, tmp_path: Path) -> None:
+    telemetry.rolled_out(0, rollout_reply([episode(1, 1000.0), episode(2, 500.0, epsilon=0.4)]), 0)
+    telemetry.evaluated(evaluation_reply([episode(1, 14.6), episode(3, -21.0), episode(1, 14.6)], 1), 400)
+    telemetry.close(fake_supervisor(4))
+    metrics = {tag: series.values.tolist() for tag, series in read_metrics(tmp_path).items()}
+    assert metrics["evaluation/return"] == [pytest.approx(14.6)]
+    # By hand, from the table's random -20.7 and human 14.6.
+    assert metrics["evaluation/human_normalised"] == [pytest.approx(1.0)]
+    assert metrics["evaluation/return_all_arms"] == [pytest.approx((14.6 - 21 + 14.6) / 3)]
+    assert metrics["return/all"] == [750.0]
+    assert metrics["return_per_epsilon/low"] == [1000.0]
+    assert metrics["return_per_epsilon/high"] == [500.0]
+    assert telemetry.best_return == telemetry.greedy_return == pytest.approx(14.6)
+
+
+def test_capped_scores_lie_between_random_and_human(telemetry: Telemetry, tmp_path: Path) -> None:
+    for frames, value in ((100, 21.0), (200, -21.0), (300, -3.05)):
+        telemetry.evaluated(evaluation_reply([episode(0, value)], 0), frames)
+    telemetry.close(fake_supervisor(4))
+    metrics = read_metrics(tmp_path)
+    np.testing.assert_allclose(
+        metrics["evaluation/human_normalised"].values, [41.7 / 35.3, -0.3 / 35.3, 0.5], atol=1e-12
+    )
+    np.testing.assert_allclose(metrics["evaluation/human_normalised_capped"].values, [1.0, 0.0, 0.5], atol=1e-12)
+    assert telemetry.best_return == 21.0
+    assert telemetry.greedy_return == -3.05
+
+
+def test_pictures_texts_and_histograms_are_written(telemetry: Telemetry, tmp_path: Path) -> None:
+    telemetry.rolled_out(0, rollout_reply([episode(1, 3.0), episode(2, 5.0, epsilon=0.4)]), 0)
+    clip = np.random.default_rng(0).integers(256, size=(5, 1, 84, 84), dtype=np.uint8)
+    telemetry.evaluated(evaluation_reply([episode(0, 1.0)], 0, clip), 400)
+    telemetry.warn("all is not well", 400)
+    telemetry.close(fake_supervisor(4))
+    written = events(tmp_path)
+    tags = written.Tags()
+    assert set(tags["images"]) == {"bandit/heat_map", "return_per_epsilon/by_policy", "evaluation/episode"}
+    assert {"intrinsic/reward_samples", "replay/priorities", "bandit/arms"} <= set(tags["histograms"])
+    assert written.Histograms("intrinsic/reward_samples")[0].histogram_value.num == 2
+    assert "run/warnings/text_summary" in tags["tensors"]
+    moving = Image.open(io.BytesIO(written.Images("evaluation/episode")[0].encoded_image_string))
+    assert moving.format == "GIF"
+    assert getattr(moving, "n_frames", 1) == 5
+    layout = written.Tensors("custom_scalars__config__")[0]
+    assert b"greedy evaluation" in layout.tensor_proto.string_val[0]
+    assert any(path.read_bytes().count(b"session_start_info") for path in tmp_path.glob("events.*"))
+
+
+def test_warnings_are_told_once(telemetry: Telemetry, tmp_path: Path) -> None:
+    supervisor = fake_supervisor(4)
+    for _ in range(3):
+        telemetry.rolled_out(0, rollout_reply([], lost_sequences=2), 0)
+        telemetry._write(supervisor)
+    assert said(telemetry).count("warning: ") == 1
+    assert "sequences could not be delivered" in said(telemetry)
+    telemetry.rolled_out(0, rollout_reply([], metrics={"intrinsic/reward": np.nan}), 0)
+    telemetry._write(supervisor)
+    telemetry._write(supervisor)
+    assert said(telemetry).count("warning: ") == 2
+    assert telemetry.warnings == 2
+    telemetry.close(supervisor)
+
+
+def test_what_may_pass_must_last() -> None:
+    watch = HealthWatch(PAPER)
+    ill = {"learner/trace_coefficient": 0.1}
+    for _ in range(PATIENCE - 1):
+        assert watch.check(ill, 5000, {}) == []
+    assert watch.check({"learner/trace_coefficient": 0.5}, 5000, {}) == []
+    for _ in range(PATIENCE - 1):
+        assert watch.check(ill, 5000, {}) == []
+    (warning,) = watch.check(ill, 5000, {})
+    assert "--loss.trace peng" in warning
+    assert watch.check(ill, 5000, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "word"),
+    [
+        (LAPTOP, {"replay/fill_bytes": 1.0, "replay/fill_steps": 0.3}, "--replay.max-gb"),
+        (LAPTOP, {"intrinsic/alpha_max": 1.0}, "life-long"),
+        (LAPTOP, {"return/intrinsic": 0.0}, "no episode"),
+        (LAPTOP, {"learner/fetch_seconds": 0.2, "learner/update_seconds": 0.1}, "bottleneck"),
+        (LAPTOP, {"learner/trace_coefficient": 0.1}, None),  # peng does not use it
+        (LAPTOP, {"replay/fill_bytes": 1.0, "replay/fill_steps": 1.0}, None),
+        (LAPTOP, {"intrinsic/alpha_max": 2.0, "return/intrinsic": 1.0, "learner/fetch_seconds": 0.01}, None),
+    ],
+)
+def test_ailments(config: Any, values: dict[str, float], word: str | None) -> None:
+    watch = HealthWatch(config)
+    told = [text for _ in range(2 * PATIENCE) for text in watch.check(values, 5000, {})]
+    assert len(told) == (word is not None)
+    assert all(word in text for text in told if word)
+
+
+def test_history_of_arms_is_bounded_and_loses_no_episode() -> None:
+    history = ArmHistory(num_policies=3, max_bins=4, width=100)
+    assert history.shares().shape == (3, 0)
+    for step in range(0, 1300, 50):
+        history.add(step // 50 % 3, step)
+        restored = ArmHistory(num_policies=3, max_bins=4, width=100)
+        restored.load_state_dict(history.state_dict())
+        history = restored
+    # 1 300 steps need 4 bins of 400; of 26 episodes the first bin holds 8: policies 0 1 2 0 1 2 0 1.
+    assert history.width == 400
+    shares = history.shares()
+    np.testing.assert_allclose(shares.sum(0), 1)
+    np.testing.assert_allclose(shares[:, 0], [3 / 8, 3 / 8, 2 / 8])
+    np.testing.assert_allclose(shares[:, 3], [1 / 2, 1 / 2, 0])  # episodes 24 and 25
+    quiet = ArmHistory(2, width=10)
+    quiet.add(1, 25)
+    np.testing.assert_array_equal(quiet.shares(), [[np.nan, np.nan, 0], [np.nan, np.nan, 1]])
+
+
+def test_pictures_have_their_values_colours() -> None:
+    low, high, nothing = colours(np.array([0.0, 1.0, np.nan]), 0, 1)
+    assert low.tolist() == [68, 1, 84]
+    assert high.tolist() == [253, 231, 37]
+    assert nothing.tolist() == [225, 225, 225]
+    values = np.array([[0.0, 1.0], [1.0, np.nan]])
+    picture = heat_map(values, ["first", "second"], "title", "0", "1M", 0, 1).reshape(-1, 3)
+    for colour in (low, high, nothing):
+        assert (picture == colour).all(1).sum() > 1000
+    table = table_of_numbers(values, ["a", "b"], ["0", "1"], "title").reshape(-1, 3)
+    assert (table == high).all(1).sum() > 500
+
+
+def test_colour_clips_stay_in_colour() -> None:
+    clip = np.zeros((3, 3, 7, 9), np.uint8)
+    clip[:, 0] = 255
+    encoded, height, width = animation(clip, 15.0)
+    picture = Image.open(io.BytesIO(encoded))
+    assert picture.size == (width, height)
+    assert min(picture.size) >= 160
+    assert picture.convert("RGB").getpixel((5, 5)) == (255, 0, 0)
+
+
+def test_layout_is_a_pattern_per_tag() -> None:
+    charts = custom_scalars()
+    assert [*charts] == [*LAYOUT]
+    assert charts["2 Exploration: what does it try, and is novelty alive?"]["share of pulls by policy"] == [
+        "Multiline",
+        [r"^bandit_share/\d+$"],
+    ]
+
+
+def test_runs_of_all_presets_are_compared_by_the_same_settings() -> None:
+    settings = hyperparameters(LAPTOP)
+    assert settings["env"] == "ALE/Pong-v5"
+    assert settings["network.conv_filters"] == "(16, 32, 32)"
+    assert set(hyperparameters(PAPER)) == set(settings)
+    assert "run_dir" not in settings
+    assert hyperparameters(tiny_config(seed=3))["seed"] == 3
