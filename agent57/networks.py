@@ -236,6 +236,11 @@ class ObservationNormalizer(nn.Module):
         if n == 0:
             return
         variance, mean = torch.var_mean(observations.float(), 0, correction=0)
+        self.absorb(n, mean, variance)
+
+    @torch.no_grad()
+    def absorb(self, n: int | Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Update with n > 0 observations of this mean and variance [*obs]."""
         weight = n / (self.count + n)
         shift = mean - self.mean
         # While nothing was measured, the placeholder's weight 1 - n/n is 0.

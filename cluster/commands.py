@@ -14,7 +14,7 @@ import platform
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -31,6 +31,9 @@ from cluster.errors import UserError
 from cluster.supervisor import Fleet, Supervisor
 from cluster.topology import Topology, plan_rows, plan_topology
 
+if TYPE_CHECKING:
+    from cluster.ray_session import RaySession
+
 VERSIONED = ("torch", "ray", "gymnasium", "ale-py", "numpy", "tensorboard", "zstandard", "tyro", "rich")
 
 
@@ -38,7 +41,40 @@ def train(config: TrainConfig, preset: str, resume: Path | None) -> int:
     """Train until a limit, Ctrl-C or SIGTERM; returns the exit code. ``resume`` is a run folder to go on in."""
     console = Console()
     spec = _sequence_spec(config)
-    topology = plan_topology(config, spec)
+    session, topology = _plan(config, spec)
+    try:
+        return _train(config, preset, resume, console, spec, session, topology)
+    finally:
+        if session is not None:
+            session.close()
+
+
+def _plan(config: TrainConfig, spec: SequenceSpec) -> tuple[RaySession | None, Topology]:
+    """The plan, and the connection to the cluster it was made for, if one is to be joined."""
+    if not config.cluster.address or config.serial:
+        return None, plan_topology(config, spec)
+    from cluster.ray_environment import prepare_ray_environment
+
+    prepare_ray_environment(private=False)
+    from cluster.ray_session import cluster_nodes, join_cluster
+
+    session = join_cluster(config)
+    try:
+        return session, plan_topology(config, spec, cluster_nodes())
+    except BaseException:
+        session.close()
+        raise
+
+
+def _train(
+    config: TrainConfig,
+    preset: str,
+    resume: Path | None,
+    console: Console,
+    spec: SequenceSpec,
+    session: RaySession | None,
+    topology: Topology,
+) -> int:
     checkpoint = None
     if resume is not None:
         run_dir = resume
@@ -55,7 +91,7 @@ def train(config: TrainConfig, preset: str, resume: Path | None) -> int:
     versions = {name: importlib.metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()}
     (run_dir / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
 
-    fleet = _make_fleet(config, topology)
+    fleet = _make_fleet(config, topology, session, run_dir)
     supervisor = Supervisor(config, topology, fleet, run_dir, frames_per_step(config.env, config.environment))
     try:
         # After the fleet: ray.init installs a SIGTERM handler of its own.
@@ -87,17 +123,17 @@ def _refuse_other_agent(saved: TrainConfig, config: TrainConfig) -> None:
             raise UserError(f"{path.replace('_', '-')} cannot change over a resume: start a new run for that.")
 
 
-def _make_fleet(config: TrainConfig, topology: Topology) -> Fleet:
+def _make_fleet(config: TrainConfig, topology: Topology, session: RaySession | None, run_dir: Path) -> Fleet:
     if config.serial:
         from cluster.serial_fleet import SerialFleet
 
         return SerialFleet(config)
     from cluster.ray_environment import prepare_ray_environment
 
-    prepare_ray_environment()
+    prepare_ray_environment(private=session is None)
     from cluster.ray_fleet import RayFleet
 
-    return RayFleet(config, topology)
+    return RayFleet(config, topology, session, run_dir)
 
 
 def _sequence_spec(config: TrainConfig) -> SequenceSpec:

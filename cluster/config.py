@@ -36,12 +36,21 @@ from replay.prioritized import ReplayConfig
 class ClusterConfig:
     """Processes and how they are watched."""
 
+    address: str = ""
+    """Ray cluster to run on: host:port, or auto for the one that this machine is a node of; empty starts a private Ray
+    on this machine."""
     num_workers: int = 0
-    """Rollout workers (processes, one core each); 0 means one per core, less one for the learner."""
+    """Rollout workers (processes, one core each); 0 means one per core that learners and replay leave over."""
     lanes_per_worker: int = 16
     """Environments stepped together by one worker."""
+    worker_gpu_fraction: float = 0.0
+    """Share of a GPU on which each worker's networks run, for workers of many lanes; 0 means the CPU."""
+    num_learners: int = 1
+    """Learner processes (ranks) that share each batch, with a GPU each where there are GPUs."""
     learner_threads: int = 0
-    """CPU threads of the learner; 0 means the cores that no worker takes, at least one."""
+    """CPU threads of each learner; 0 means the cores that no worker takes, at least one."""
+    replay_shards: int = 0
+    """Processes that hold the replay, an equal part each; 0 means one per 32 workers."""
     updates_per_request: int = 10
     """Most updates asked of the learner at a time; weights are published after each request."""
     prefetch_batches: int = 2
@@ -58,6 +67,10 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         require(self.num_workers >= 0, "cluster.num-workers must not be negative")
         require(self.lanes_per_worker >= 1, "cluster.lanes-per-worker must be at least 1")
+        require(0 <= self.worker_gpu_fraction <= 1, "cluster.worker-gpu-fraction must lie between 0 and 1")
+        require(self.num_learners >= 1, "cluster.num-learners must be at least 1")
+        require(self.learner_threads >= 0, "cluster.learner-threads must not be negative")
+        require(self.replay_shards >= 0, "cluster.replay-shards must not be negative")
         require(self.updates_per_request >= 1, "cluster.updates-per-request must be at least 1")
         require(self.prefetch_batches >= 1, "cluster.prefetch-batches must be at least 1")
         require(self.object_store_gb >= 0.08, "cluster.object-store-gb must be at least 0.08")
@@ -119,6 +132,10 @@ class TrainConfig:
         require(
             needed <= self.replay.capacity_steps,
             f"learning would never start: replay.min-sequences need {needed} steps, replay.capacity-steps are fewer",
+        )
+        require(
+            self.learner.batch_size % self.cluster.num_learners == 0,
+            f"learner.batch-size {self.learner.batch_size} cannot be split over {self.cluster.num_learners} learners",
         )
         policy = self.evaluation.policy_index
         require(

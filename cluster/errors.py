@@ -9,3 +9,10 @@ class UserError(Exception):
 
 class TrainingStopped(Exception):
     """Training cannot go on: a crash loop or diverged losses; the message holds the first cause. Exit code 1."""
+
+
+def one_line(error: Exception) -> str:
+    """The root cause in one line: for a failed Ray call, the exception of the process itself."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"

@@ -22,14 +22,23 @@ class PeerLost(RuntimeError):
 class ReplayPort(Protocol):
     """The way to the replay. Every method may raise PeerLost."""
 
-    def add(self, blobs: list[bytes], priorities: np.ndarray, new_steps: np.ndarray) -> dict[str, float]:
-        """Insert encoded sequences; returns the replay's `stats`."""
+    @property
+    def complaint(self) -> str:
+        """Which parts of the replay were lost since the port was made, though the rest serves on; else empty."""
 
-    def sample(self, batch_size: int) -> SampledSequences:
-        """A batch, compressed."""
+    def add(self, blobs: list[bytes], priorities: np.ndarray, new_steps: np.ndarray) -> tuple[int, dict[str, float]]:
+        """Insert encoded sequences; returns the shard that took them and its `stats`."""
 
-    def update_priorities(self, slots: np.ndarray, keys: np.ndarray, priorities: np.ndarray) -> None:
-        """New priorities of sampled sequences; may take effect later."""
+    def sample(
+        self, batch_size: int, rank: int = 0, num_ranks: int = 1, rng: np.random.Generator | None = None
+    ) -> SampledSequences:
+        """Compressed sequences: the share of learner ``rank`` in a batch of ``batch_size`` for ``num_ranks`` ranks.
+
+        ``rng`` places the draws; a whole batch of a single shard needs none, for that shard draws by itself.
+        """
+
+    def update_priorities(self, sampled: SampledSequences, priorities: np.ndarray) -> None:
+        """New priorities [B] of sampled sequences; may take effect later."""
 
 
 class WeightsPort(Protocol):
@@ -55,9 +64,10 @@ class RolloutRequest:
 
 @dataclass
 class RolloutReply:
-    """What one rollout request did; ``replay_stats`` is None if no sequence was inserted.
+    """What one rollout request did; ``replay_stats``, of shard ``replay_shard``, is None if nothing was inserted.
 
-    ``lost_sequences`` could not be delivered. ``running_state`` is what a replacement of this worker needs.
+    ``peer_lost`` says which shards did not answer; ``lost_sequences`` could not be delivered to any.
+    ``running_state`` is what a replacement of this worker needs.
     """
 
     env_steps: int
@@ -70,6 +80,8 @@ class RolloutReply:
     replay_stats: dict[str, float] | None
     running_state: dict[str, Any]
     resident_bytes: int
+    replay_shard: int = 0
+    peer_lost: str | None = None
 
 
 @dataclass

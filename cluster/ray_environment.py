@@ -6,14 +6,19 @@ import os
 import secrets
 
 
-def prepare_ray_environment() -> None:
-    """No telemetry, and token authentication unless ``RAY_AUTH_MODE`` says otherwise.
+def prepare_ray_environment(private: bool = True) -> None:
+    """No telemetry, and for a private Ray token authentication unless ``RAY_AUTH_MODE`` says otherwise.
 
     The token is this run's own and kept in memory only, so nobody else on this machine or network can talk to
-    the run's Ray. Without it Ray would write a token file into the home folder.
+    the run's Ray. Without it Ray would write a token file into the home folder. A cluster that is joined has a token
+    of its own, or none: then ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN`` stay as they are.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+    if (
+        private
+        and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token"
+        and "RAY_AUTH_TOKEN_PATH" not in os.environ
+    ):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Processes without a GPU of their own must not lose sight of the GPUs.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

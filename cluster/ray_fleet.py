@@ -1,145 +1,284 @@
-"""The processes of a run as Ray actors: started, watched, replaced and stopped for the supervisor.
+"""The processes of a run as Ray actors: placed, watched, replaced and stopped for the supervisor.
 
 Actors belong to the process that made them, so everything is made here and dies with the run. A process that
 fails is replaced by a new actor with the state it needs, rather than by Ray's own restart, which could not
-hand that state over.
+hand that state over. On a cluster that was joined, learners and shards share a placement group, so that they end
+up near each other, and workers are spread; those for which there is no room wait, for as long as it takes, until a
+node joins.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.config import TrainConfig
-from cluster.errors import UserError
+from cluster.errors import UserError, one_line
 from cluster.messages import EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
+from cluster.ray_session import RaySession, start_private
 from cluster.remotes import (
+    CONCURRENCY_GROUPS,
+    MAX_PENDING_CALLS,
     EvaluatorProcess,
     LearnerProcess,
-    RemoteReplay,
+    Location,
+    RemoteShard,
     RemoteWeights,
-    ReplayShard,
+    ReplayProcess,
     RolloutProcess,
     WeightServer,
 )
-from cluster.topology import Topology
+from cluster.sharded_replay import ShardedReplay
+from cluster.topology import Load, Topology
+from learner.learner import TrainingDiverged
 
 PING_TIMEOUT_SECONDS = 10.0
-START_TIMEOUT_SECONDS = 300.0
+PLACEMENT_TIMEOUT_SECONDS = 120.0
 SAVE_TIMEOUT_SECONDS = 1800.0
+CAUSE_WAIT_SECONDS = 3.0
+"""How long to wait, when one learner fails, for another's failure that may be the cause."""
 
 
 class ProcessHung(RuntimeError):
     """A process did not answer a request within ``cluster.request_timeout_seconds``."""
 
 
+@dataclass
+class _Call:
+    """A call in flight. ``what``: "place" (where does it run?), "prepare", or "request", which alone is a reply."""
+
+    process: ProcessId
+    what: str
+    since: float
+
+
 class RayFleet:
-    """All Ray actors of one run on one machine, and the requests in flight to them."""
+    """All Ray actors of one run, and the calls in flight to them."""
 
     exact_resume = False
 
-    def __init__(self, config: TrainConfig, topology: Topology) -> None:
+    def __init__(
+        self, config: TrainConfig, topology: Topology, session: RaySession | None = None, run_dir: Path | None = None
+    ) -> None:
+        """``session``: the cluster to join; by default a private Ray is started. All nodes must see ``run_dir``."""
         self.config, self.topology = config, topology
         self.num_workers = topology.num_workers
+        self._run_dir = str(run_dir.resolve()) if run_dir is not None else None
         self._handles: dict[ProcessId, Any] = {}
-        self._pending: dict[Any, tuple[ProcessId, float]] = {}
+        self._calls: dict[Any, _Call] = {}
+        self._locations: dict[ProcessId, Location] = {}
+        self._ready: set[ProcessId] = set()
         self._running_states: dict[int, dict] = {}
         self._evaluator_bandit: dict | None = None
-        self._temporary = _init_ray(config, topology)
+        self._turn = 0
+        self._group: PlacementGroup | None = None
+        self._session = session or start_private(config, topology)
 
     def start(self, checkpoint: Path | None) -> None:
-        """Start every process, from ``checkpoint`` if there is one."""
-        for process in [("weights", 0), ("replay", 0), ("learner", 0)]:
-            self._create(process, checkpoint, adopt=False)
+        """Start every process, from ``checkpoint`` if there is one.
+
+        Raises UserError if learners and replay get no place, or a node does not see the run's folder.
+        """
+        if self.topology.joined:
+            self._group = self._place_group()
+        self._create(("weights", 0), None)
+        for shard in range(self.topology.replay_shards):
+            self._create(("replay", shard), checkpoint)
+        self._create_learners(checkpoint, adopt=False)
         for worker in range(self.num_workers):
-            self._create(("worker", worker), checkpoint)
+            self._create(("worker", worker), None)
         if self.config.evaluation.period_env_frames:
-            self._create(("evaluator", 0), checkpoint)
+            self._create(("evaluator", 0), None)
+        if self.topology.joined:
+            self._refuse_unseen_folder()
+
+    def _place_group(self) -> PlacementGroup:
+        topology = self.topology
+        bundles = [_resources(topology.learner)] * topology.num_learners
+        bundles += [_resources(topology.shard)] * topology.replay_shards
+        group = placement_group(bundles, strategy="PACK")
+        if not group.wait(PLACEMENT_TIMEOUT_SECONDS):
+            remove_placement_group(group)
+            raise UserError(
+                f"The cluster had no room for {topology.num_learners} learner(s) and {topology.replay_shards} replay "
+                f"shard(s) within {PLACEMENT_TIMEOUT_SECONDS:g} s: something else uses it; try again, or lower them."
+            )
+        return group
+
+    def _refuse_unseen_folder(self) -> None:
+        """Learners and shards write their parts of a checkpoint themselves."""
+        asked = [
+            handle.locate.remote(self._run_dir) for process, handle in self._handles.items() if _essential(process)
+        ]
+        try:
+            ray.get(asked, timeout=PLACEMENT_TIMEOUT_SECONDS)
+        except ray.exceptions.RayTaskError as error:
+            raise UserError(
+                f"{error.cause}: put --run-dir on a filesystem that all nodes share, for checkpoints are written there."
+            ) from None
+        except GetTimeoutError:
+            pass  # A slow start is not a mistake of the user's; `wait` deals with it.
+
+    # Ports and readiness
 
     @property
-    def replay(self) -> RemoteReplay:
-        return RemoteReplay(self._handles["replay", 0])
+    def replay(self) -> ShardedReplay:
+        """The way to all shards that are there. Each new one sends new sequences to the next shard."""
+        ports = []
+        for shard in range(self.topology.replay_shards):
+            handle = self._handles.get(("replay", shard))
+            ports.append(RemoteShard(handle) if handle is not None and self.ready(("replay", shard)) else None)
+        self._turn += 1
+        return ShardedReplay(ports, home=self._turn % len(ports))
 
     @property
     def weights(self) -> RemoteWeights:
         return RemoteWeights(self._handles["weights", 0])
 
+    def ready(self, process: ProcessId) -> bool:
+        """Whether ``process`` has a place and is restored; for ("learner", 0), whether all ranks are."""
+        if process[0] == "learner":
+            return all(("learner", rank) in self._ready for rank in range(self.topology.num_learners))
+        return process in self._ready
+
+    @property
+    def replay_ready(self) -> bool:
+        """Whether some shard can take and give sequences."""
+        return any(("replay", shard) in self._ready for shard in range(self.topology.replay_shards))
+
+    def waiting(self) -> list[ProcessId]:
+        """Processes that have no place yet."""
+        return [process for process in self._handles if process not in self._locations]
+
+    # Calls
+
     def submit_rollout(self, worker: int, request: RolloutRequest) -> None:
-        self._submit(("worker", worker), self._handles["worker", worker].rollout.remote(request))
+        process = ("worker", worker)
+        self._call(process, "request", self._handles[process].rollout.remote(request))
 
     def submit_update(self, request: UpdateRequest) -> None:
-        self._submit(("learner", 0), self._handles["learner", 0].update.remote(request))
+        for rank in range(self.topology.num_learners):
+            process = ("learner", rank)
+            self._call(process, "request", self._handles[process].update.remote(request))
 
     def submit_evaluation(self, request: EvaluationRequest) -> None:
-        self._submit(("evaluator", 0), self._handles["evaluator", 0].evaluate.remote(request))
+        process = ("evaluator", 0)
+        self._call(process, "request", self._handles[process].evaluate.remote(request))
 
-    def _submit(self, process: ProcessId, reference: Any) -> None:
-        self._pending[reference] = (process, time.monotonic())
+    def _call(self, process: ProcessId, what: str, reference: Any) -> None:
+        self._calls[reference] = _Call(process, what, time.monotonic())
 
     def wait(self, timeout: float) -> list[Reply]:
         """Replies that arrive within ``timeout`` seconds, as soon as there is one; failures are replies too."""
-        if not self._pending:
+        if not self._calls:
             time.sleep(min(timeout, 0.01))
             return []
-        ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=timeout)
+        ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout)
         if ready:
-            more, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
+            more, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
             ready = list({*ready, *more})
-        replies = [self._collect(reference) for reference in ready]
+        replies = [reply for reference in ready if (reply := self._collect(reference)) is not None]
+        return self._one_reply_of_learners(replies + self._hung())
+
+    def _collect(self, reference: Any) -> Reply | None:
+        call = self._calls.pop(reference)
+        try:
+            value = ray.get(reference, timeout=PING_TIMEOUT_SECONDS)
+        except (RayError, GetTimeoutError) as error:
+            return Reply(call.process, error=error)
+        if call.what == "place":
+            self._locations[call.process] = value
+        if call.what != "request":
+            rest = [other for other in self._calls.values() if other.process == call.process]
+            for other in rest:
+                # Only now can it have begun.
+                other.since = time.monotonic()
+            if not rest:
+                self._ready.add(call.process)
+        return Reply(call.process, value) if call.what == "request" else None
+
+    def _hung(self) -> list[Reply]:
+        """Failures of processes that have a place, but do not answer."""
         limit = self.config.cluster.request_timeout_seconds
-        for reference, (process, since) in list(self._pending.items()):
-            if time.monotonic() - since > limit:
-                del self._pending[reference]
-                replies.append(Reply(process, error=ProcessHung(f"no answer within {limit:.0f} s")))
+        replies = []
+        for reference, call in list(self._calls.items()):
+            if call.process in self._locations and time.monotonic() - call.since > limit:
+                del self._calls[reference]
+                replies.append(Reply(call.process, error=ProcessHung(f"no answer within {limit:.0f} s")))
         return replies
 
-    def _collect(self, reference: Any) -> Reply:
-        process, _ = self._pending.pop(reference)
-        try:
-            return Reply(process, ray.get(reference, timeout=PING_TIMEOUT_SECONDS))
-        except (RayError, GetTimeoutError) as error:
-            return Reply(process, error=error)
+    def _one_reply_of_learners(self, replies: list[Reply]) -> list[Reply]:
+        """All ranks' replies as one of ("learner", 0): rank 0's, or the failure that made the others fail."""
+        failed = [reply for reply in replies if reply.process[0] == "learner" and reply.error is not None]
+        others = [reply for reply in replies if reply.process[0] != "learner"]
+        if not failed:
+            return others + [reply for reply in replies if reply.process == ("learner", 0)]
+        ranks = {reply.process for reply in failed}
+        pending = {ref: call.process for ref, call in self._calls.items() if call.process[0] == "learner"}
+        if pending and not any(isinstance(reply.error, RayActorError) for reply in failed):
+            # Ranks fail with the one that died, and may say so sooner than its death is known.
+            ended, _ = ray.wait(list(pending), num_returns=len(pending), timeout=CAUSE_WAIT_SECONDS)
+            late = [reply for ref in ended if (reply := self._collect(ref)) is not None]
+            failed += [reply for reply in late if reply.error is not None and reply.process not in ranks]
+        cause = min(failed, key=lambda reply: not isinstance(reply.error, RayActorError))
+        self._calls = {ref: call for ref, call in self._calls.items() if call.process[0] != "learner"}
+        return [*others, Reply(("learner", 0), error=_of_rank(cause, self.topology.num_learners))]
 
     def lost_peers(self) -> list[ProcessId]:
-        """Replay and weight server, if they do not answer."""
-        pings = {
-            ("replay", 0): self._handles["replay", 0].stats.remote(),
-            ("weights", 0): self._handles["weights", 0].pull.remote(-1),
-        }
+        """Replay shards and weight server, if they should answer and do not."""
+        asked = {}
+        for process, handle in self._handles.items():
+            if process[0] == "replay" and self.ready(process):
+                asked[process] = RemoteShard(handle).begin("stats")
+            elif process[0] == "weights" and self.ready(process):
+                reference = handle.pull.remote(-1)
+                asked[process] = lambda reference=reference: ray.get(reference, timeout=PING_TIMEOUT_SECONDS)
         lost = []
-        for process, reference in pings.items():
+        for process, answer in asked.items():
             try:
-                ray.get(reference, timeout=PING_TIMEOUT_SECONDS)
-            except (RayError, GetTimeoutError):
+                answer()
+            except (RayError, GetTimeoutError, RuntimeError):
                 lost.append(process)
         return lost
 
-    def restart(self, process: ProcessId, checkpoint: Path | None, running_state: dict | None) -> None:
-        """Replace ``process`` by a new one.
+    # Starting and replacing
 
-        A worker or evaluator goes on from ``running_state``, the replay from ``checkpoint``, the learner from
+    def restart(self, process: ProcessId, checkpoint: Path | None, running_state: dict | None) -> None:
+        """Replace ``process`` by a new one; for a learner, all of them.
+
+        A worker or evaluator goes on from ``running_state``, a replay shard from ``checkpoint``, learners from
         ``checkpoint`` and the published weights, which are newer.
         """
-        old = self._handles.pop(process, None)
-        if old is not None:
-            ray.kill(old, no_restart=True)
-        self._pending = {ref: entry for ref, entry in self._pending.items() if entry[0] != process}
         if process[0] == "worker" and running_state is not None:
             self._running_states[process[1]] = running_state
         if process[0] == "evaluator":
             self._evaluator_bandit = running_state
-        self._create(process, checkpoint, adopt=True)
-        if process[0] == "weights":
+        if process[0] == "learner":
+            for rank in range(self.topology.num_learners):
+                self._remove(("learner", rank))
+            self._create_learners(checkpoint, adopt=True)
+            return
+        self._remove(process)
+        self._create(process, checkpoint)
+        if process[0] == "weights" and self.ready(("learner", 0)):
             # Not waited for: a learner that is gone too publishes when it is replaced.
             self._handles["learner", 0].publish.remote(self.weights)
+
+    def _remove(self, process: ProcessId) -> None:
+        handle = self._handles.pop(process, None)
+        if handle is not None:
+            ray.kill(handle, no_restart=True)
+        self._locations.pop(process, None)
+        self._ready.discard(process)
+        self._calls = {ref: call for ref, call in self._calls.items() if call.process != process}
 
     def restore_running_state(self, worker: int, state: dict) -> None:
         """What the worker starts from; to be called before `start`."""
@@ -149,36 +288,74 @@ class RayFleet:
         """The evaluator's bandit to start from; to be called before `start`."""
         self._evaluator_bandit = bandit
 
-    def _create(self, process: ProcessId, checkpoint: Path | None, adopt: bool = True) -> None:
+    def _create_learners(self, checkpoint: Path | None, adopt: bool) -> None:
+        topology = self.topology
+        for rank in range(topology.num_learners):
+            options = self._placed(topology.learner, bundle=rank) | _threads(topology.learner_threads)
+            actor = ray.remote(LearnerProcess).options(**options)
+            arguments = (self.config, topology.learner_threads, topology.learner_device, rank, topology.num_learners)
+            self._add(("learner", rank), actor.remote(*arguments))
+        meeting_point = self._handles["learner", 0].meeting_point.remote()
+        for rank in range(topology.num_learners):
+            process = ("learner", rank)
+            # Ray hands over the meeting point once rank 0 has said it.
+            prepare = self._handles[process].prepare.remote(meeting_point, self.weights, _path(checkpoint), adopt)
+            self._call(process, "prepare", prepare)
+
+    def _create(self, process: ProcessId, checkpoint: Path | None) -> None:
         kind, index = process
-        load_from = str(checkpoint) if checkpoint is not None else None
+        topology = self.topology
         if kind == "weights":
-            handle = ray.remote(WeightServer).options(num_cpus=0).remote()
+            self._add(process, ray.remote(WeightServer).options(**self._placed(Load(0, 0, 0), bundle=0)).remote())
         elif kind == "replay":
-            handle = ray.remote(ReplayShard).options(num_cpus=0, max_concurrency=4)
-            handle = handle.remote(self.config.replay, self.config.seed, load_from)
-        elif kind == "learner":
-            threads = self.topology.learner_threads
-            options = {"num_cpus": 0, "num_gpus": self.topology.learner_gpus, **_threads(threads)}
-            handle = ray.remote(LearnerProcess).options(**options)
-            handle = handle.remote(self.config, threads, self.weights, load_from, adopt)
+            options = self._placed(topology.shard, bundle=topology.num_learners + index) | _threads(1)
+            actor = ray.remote(concurrency_groups=CONCURRENCY_GROUPS)(ReplayProcess)
+            actor = actor.options(max_pending_calls=MAX_PENDING_CALLS, **options)
+            self._add(process, actor.remote(self.config.replay, self.config.seed, index, topology.replay_shards))
+            if checkpoint is not None:
+                self._call(process, "prepare", self._handles[process].prepare.remote(_path(checkpoint)))
         elif kind == "evaluator":
-            handle = ray.remote(EvaluatorProcess).options(num_cpus=0, **_threads(1))
-            handle = handle.remote(self.config, self._evaluator_bandit)
+            actor = ray.remote(EvaluatorProcess).options(**self._placed(topology.evaluator), **_threads(1))
+            self._add(process, actor.remote(self.config, self._evaluator_bandit))
         else:
-            handle = ray.remote(RolloutProcess).options(num_cpus=0, **_threads(1))
-            handle = handle.remote(self.config, index, self.num_workers, self._running_states.get(index))
+            device = "cuda" if topology.worker.gpus else "cpu"
+            actor = ray.remote(RolloutProcess).options(**self._placed(topology.worker), **_threads(1))
+            state = self._running_states.get(index)
+            self._add(process, actor.remote(self.config, index, self.num_workers, device, state))
+
+    def _add(self, process: ProcessId, handle: Any) -> None:
         self._handles[process] = handle
+        self._call(process, "place", handle.locate.remote())
+
+    def _placed(self, load: Load, bundle: int | None = None) -> dict[str, Any]:
+        """Ray's options that reserve ``load`` and say where: in a bundle of the group, or spread."""
+        options: dict[str, Any] = {"num_cpus": load.cores, "num_gpus": load.gpus}
+        if self._group is not None and bundle is not None:
+            strategy: Any = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+        else:
+            strategy = "SPREAD" if self.topology.joined else "DEFAULT"
+        return options | {"scheduling_strategy": strategy}
+
+    # Checkpoints and figures
 
     def save(self, directory: Path) -> None:
-        """Let learner and replay write their parts of a checkpoint into ``directory``."""
-        saves = [self._handles[process].save.remote(str(directory)) for process in (("learner", 0), ("replay", 0))]
+        """Let learner and replay shards write their parts of a checkpoint into ``directory``."""
+        writers = [("learner", 0), *(("replay", shard) for shard in range(self.topology.replay_shards))]
+        missing = [f"{kind} {index}" for kind, index in writers if not self.ready((kind, index))]
+        if missing:
+            raise RuntimeError(f"{', '.join(missing)} is being replaced")
+        target = str(directory.resolve())
+        saves = [self._handles[writer].save.remote(target) for writer in writers]
         ray.get(saves, timeout=SAVE_TIMEOUT_SECONDS)
 
     def priorities(self) -> Any:
-        """Priorities of all stored sequences, for a histogram; None if the replay does not answer."""
+        """Priorities of all stored sequences, for a histogram; None if a shard does not answer."""
+        import numpy as np
+
+        handles = [handle for process, handle in self._handles.items() if process[0] == "replay"]
         try:
-            return ray.get(self._handles["replay", 0].priorities.remote(), timeout=PING_TIMEOUT_SECONDS)
+            asked = [handle.priorities.options(concurrency_group="control").remote() for handle in handles]
+            return np.concatenate(ray.get(asked, timeout=PING_TIMEOUT_SECONDS))
         except (RayError, GetTimeoutError):
             return None
 
@@ -192,43 +369,45 @@ class RayFleet:
         return sizes
 
     def process_ids(self) -> dict[ProcessId, int]:
-        """Operating-system process ids, of all but the weight server."""
-        asked = {p: handle.pid.remote() for p, handle in self._handles.items() if p[0] != "weights"}
-        return {process: ray.get(reference, timeout=START_TIMEOUT_SECONDS) for process, reference in asked.items()}
+        """Operating-system process ids, of all processes that have a place."""
+        return {process: location.process_id for process, location in self._locations.items()}
+
+    def node_ids(self) -> dict[ProcessId, str]:
+        """Ray's name of the node that each process with a place runs on."""
+        return {process: location.node_id for process, location in self._locations.items()}
 
     def close(self) -> None:
-        """Stop all processes and this machine's private Ray, and remove its logs."""
+        """Stop all processes, and a private Ray."""
         for handle in self._handles.values():
             ray.kill(handle, no_restart=True)
-        ray.shutdown()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        if self._group is not None:
+            with contextlib.suppress(RayError):
+                remove_placement_group(self._group)
+        self._session.close()
+
+
+def _essential(process: ProcessId) -> bool:
+    return process[0] in ("learner", "replay")
+
+
+def _of_rank(reply: Reply, num_ranks: int) -> Exception:
+    """The error of a learner; where there are several, it says of which."""
+    error = reply.error
+    assert error is not None
+    cause = getattr(error, "cause", None) or error
+    if num_ranks == 1 or isinstance(cause, TrainingDiverged):
+        return error
+    return RuntimeError(f"rank {reply.process[1]} failed: {one_line(error)}")
+
+
+def _resources(load: Load) -> dict[str, float]:
+    return {name: amount for name, amount in (("CPU", load.cores), ("GPU", load.gpus)) if amount}
+
+
+def _path(checkpoint: Path | None) -> str | None:
+    return str(checkpoint.resolve()) if checkpoint is not None else None
 
 
 def _threads(threads: int) -> dict[str, Any]:
     """Options that keep a process's math libraries to ``threads`` threads from the start."""
     return {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads), "MALLOC_ARENA_MAX": "2"}}}
-
-
-def _init_ray(config: TrainConfig, topology: Topology) -> str:
-    """Start a private Ray on this machine, never one that happens to run here already; returns its folder."""
-    root = Path(__file__).resolve().parent.parent
-    python_path = os.pathsep.join([str(root), os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    # Short, because the paths of Ray's sockets must stay under 107 characters.
-    temporary = tempfile.mkdtemp(prefix="a57-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
-    try:
-        ray.init(
-            address="local",
-            num_cpus=topology.num_cores,
-            num_gpus=topology.learner_gpus or None,
-            object_store_memory=int(config.cluster.object_store_gb * 1e9),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-            _temp_dir=temporary,
-            runtime_env={"env_vars": {"PYTHONPATH": python_path}},
-        )
-    except (RayError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-        raise UserError(
-            f"Ray could not start ({str(error).splitlines()[0]}): run 'python launch.py doctor', or use --serial."
-        ) from error
-    return temporary

@@ -7,7 +7,7 @@ buffer, weights are one flat vector that the weight server owns, every wait has 
 from __future__ import annotations
 
 import os
-from collections import deque
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,35 +26,33 @@ from cluster.messages import (
     UpdateReply,
     UpdateRequest,
 )
-from replay.prioritized import PrioritizedReplay, ReplayConfig, SampledSequences
+from cluster.sharded_replay import Answer, ReplayShard
+from replay.prioritized import ReplayConfig, SampledSequences
 
 PEER_TIMEOUT_SECONDS = 60.0
 """Longest wait of a process for the replay or the weight server."""
 
 
+CONCURRENCY_GROUPS = {"insert": 1, "draw": 2, "control": 1}
+"""Threads of a shard: a flood of new sequences must not keep the learner, or a question, waiting."""
+_GROUP_OF = {"add": "insert", "mass": "draw", "sample": "draw", "sample_at": "draw", "update_priorities": "draw"}
+MAX_PENDING_CALLS = 4096
+"""Calls that one process may have waiting at a shard; a safety net, far above what any has in flight."""
+
+
 @dataclass
-class RemoteReplay:
-    """`ReplayPort` to a replay shard."""
+class RemoteShard:
+    """`ShardPort` to a `ReplayShard` in another process."""
 
     handle: Any
 
-    def add(self, blobs: list[bytes], priorities: np.ndarray, new_steps: np.ndarray) -> dict[str, float]:
-        sizes = np.array([len(blob) for blob in blobs], np.int64)
-        joined = np.frombuffer(b"".join(blobs), np.uint8)
-        return _get(self.handle.add.remote(joined, sizes, priorities, new_steps), "the replay")
-
-    def sample(self, batch_size: int) -> SampledSequences:
-        return _get(self.handle.sample.remote(batch_size), "the replay")
-
-    def update_priorities(self, slots: np.ndarray, keys: np.ndarray, priorities: np.ndarray) -> None:
-        # Not waited for at once: the learner would idle. References are kept so that errors surface.
-        _UNCONFIRMED.append(self.handle.update_priorities.remote(slots, keys, priorities))
-        while len(_UNCONFIRMED) > MAX_UNCONFIRMED:
-            _get(_UNCONFIRMED.popleft(), "the replay")
-
-
-MAX_UNCONFIRMED = 8
-_UNCONFIRMED: deque[Any] = deque()
+    def begin(self, method: str, *arguments: Any) -> Answer:
+        call = getattr(self.handle, method).options(concurrency_group=_GROUP_OF.get(method, "control"))
+        try:
+            reference = call.remote(*arguments)
+        except RayError as error:
+            raise PeerLost(f"it takes no calls: {type(error).__name__}") from error
+        return lambda: _get(reference, "it")
 
 
 @dataclass
@@ -81,7 +79,25 @@ def _get(reference: Any, peer: str) -> Any:
         raise PeerLost(f"{peer} did not answer: {type(error).__name__}: {str(error).splitlines()[0]}") from error
 
 
-class WeightServer:
+@dataclass(frozen=True)
+class Location:
+    """Where a process runs."""
+
+    node_id: str
+    process_id: int
+
+
+class Located:
+    """What every process can be asked as soon as it exists; nothing slow happens before."""
+
+    def locate(self, run_dir: str | None = None) -> Location:
+        """Raises FileNotFoundError if ``run_dir`` is not there on this node."""
+        if run_dir is not None and not Path(run_dir).is_dir():
+            raise FileNotFoundError(f"{run_dir} does not exist on node {ray.util.get_node_ip_address()}")
+        return Location(ray.get_runtime_context().get_node_id(), os.getpid())
+
+
+class WeightServer(Located):
     """Keeps the newest weights in Ray's object store, as their owner: a dead learner takes none with it."""
 
     def __init__(self) -> None:
@@ -101,77 +117,98 @@ class WeightServer:
         return resident_bytes()
 
 
-class ReplayShard:
-    """One `PrioritizedReplay`, filled from and drained into joined buffers."""
+class ReplayProcess(Located):
+    """`ReplayShard`, filled by `prepare`."""
 
-    def __init__(self, config: ReplayConfig, seed: int, load_from: str | None) -> None:
-        self._replay = PrioritizedReplay(config, seed)
+    def __init__(self, config: ReplayConfig, seed: int, index: int, num_shards: int) -> None:
+        self._arguments = (config, seed, index, num_shards)
+        self._shard = ReplayShard(*self._arguments, None)
+
+    def prepare(self, load_from: str | None) -> None:
+        """Continue from a checkpoint, or stay empty; to be called before all else."""
         if load_from is not None:
-            self._replay.load(Path(load_from), "replay-0")
+            self._shard = ReplayShard(*self._arguments, load_from)
 
-    def add(
-        self, joined: np.ndarray, sizes: np.ndarray, priorities: np.ndarray, new_steps: np.ndarray
-    ) -> dict[str, float]:
-        # Copies: views would pin the message in the object store for as long as the sequences live.
-        ends = np.cumsum(sizes)
-        blobs = [joined[end - size : end].tobytes() for end, size in zip(ends, sizes, strict=True)]
-        self._replay.add(blobs, priorities, new_steps)
-        return self.stats()
+    def add(self, joined: Any, sizes: Any, priorities: Any, new_steps: Any) -> dict[str, float]:
+        return self._shard.add(joined, sizes, priorities, new_steps)
+
+    def mass(self) -> float:
+        return self._shard.mass()
 
     def sample(self, batch_size: int) -> SampledSequences:
-        return self._replay.sample(batch_size)
+        return self._shard.sample(batch_size)
+
+    def sample_at(self, fractions: np.ndarray) -> SampledSequences:
+        return self._shard.sample_at(fractions)
 
     def update_priorities(self, slots: np.ndarray, keys: np.ndarray, priorities: np.ndarray) -> None:
-        self._replay.update_priorities(slots, keys, priorities)
+        self._shard.update_priorities(slots, keys, priorities)
 
     def priorities(self) -> np.ndarray:
-        return self._replay.priorities()
+        return self._shard.priorities()
 
     def stats(self) -> dict[str, float]:
-        from cluster.services import resident_bytes
-
-        return self._replay.stats() | {"resident_bytes": float(resident_bytes())}
+        return self._shard.stats()
 
     def save(self, directory: str) -> None:
-        self._replay.save(Path(directory), "replay-0")
-
-    def pid(self) -> int:
-        return os.getpid()
+        self._shard.save(directory)
 
 
-class RolloutProcess:
-    """`RolloutService` on one core."""
-
-    def __init__(self, config: TrainConfig, index: int, num_workers: int, running_state: dict | None) -> None:
-        _use_threads(1)
-        from cluster.services import RolloutService
-
-        self._service = RolloutService(config, index, num_workers)
-        if running_state is not None:
-            self._service.worker.lanes.load_running_state(running_state)
-
-    def rollout(self, request: RolloutRequest) -> RolloutReply:
-        return self._service.rollout(request)
-
-    def pid(self) -> int:
-        return os.getpid()
-
-
-class LearnerProcess:
-    """`LearnerService`, with the learner's threads."""
+class RolloutProcess(Located):
+    """`RolloutService` on one core; it comes to life with the first request."""
 
     def __init__(
-        self, config: TrainConfig, threads: int, weights: RemoteWeights, load_from: str | None, adopt: bool
+        self, config: TrainConfig, index: int, num_workers: int, device: str, running_state: dict | None
     ) -> None:
-        _use_threads(threads)
-        from cluster.services import LearnerService
+        self._arguments = (config, index, num_workers, device)
+        self._running_state = running_state
+        self._service: Any = None
 
-        self._service = LearnerService(config)
+    def rollout(self, request: RolloutRequest) -> RolloutReply:
+        if self._service is None:
+            _use_threads(1)
+            from cluster.services import RolloutService
+
+            config, index, num_workers, device = self._arguments
+            service = RolloutService(config, index, num_workers, device=device)
+            if self._running_state is not None:
+                service.worker.lanes.load_running_state(self._running_state)
+            self._service, self._running_state = service, None
+        return self._service.rollout(request)
+
+
+class LearnerProcess(Located):
+    """`LearnerService`, with the learner's threads: rank ``rank`` of ``num_ranks``."""
+
+    def __init__(self, config: TrainConfig, threads: int, device: str, rank: int, num_ranks: int) -> None:
+        self._config, self._threads, self._device = config, threads, device
+        self._rank, self._num_ranks = rank, num_ranks
+        self._service: Any = None
+
+    def meeting_point(self) -> str:
+        """host:port at which the ranks meet; asked of rank 0."""
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return f"{host}:{probe.getsockname()[1]}"
+
+    def prepare(self, meeting_point: str, weights: RemoteWeights, load_from: str | None, adopt: bool) -> int:
+        """Meet the other ranks, restore, and hand out the first weights; returns the number of updates made.
+
+        With ``adopt``, published weights are taken where they are newer than ``load_from``.
+        """
+        _use_threads(self._threads)
+        from cluster.services import LearnerService, join_ranks
+
+        ranks = join_ranks(self._rank, self._num_ranks, meeting_point, self._device)
+        self._service = LearnerService(self._config, ranks=ranks, device=self._device)
         if load_from is not None:
             self._service.load(Path(load_from))
-        if adopt:
+        if adopt and self._rank == 0:
             self._service.adopt_weights(weights)
+        self._service.learner.synchronise()
         self._service.publish(weights)
+        return self._service.learner.updates
 
     def update(self, request: UpdateRequest) -> UpdateReply:
         return self._service.update(request)
@@ -184,26 +221,24 @@ class LearnerProcess:
     def save(self, directory: str) -> None:
         self._service.save(Path(directory))
 
-    def pid(self) -> int:
-        return os.getpid()
 
-
-class EvaluatorProcess:
-    """`EvaluatorService` on whatever core is free."""
+class EvaluatorProcess(Located):
+    """`EvaluatorService` on whatever core is free; it comes to life with the first request."""
 
     def __init__(self, config: TrainConfig, bandit: dict | None) -> None:
-        _use_threads(1)
-        from cluster.services import EvaluatorService
-
-        self._service = EvaluatorService(config)
-        if bandit is not None:
-            self._service.evaluator.bandit.load_state_dict(bandit)
+        self._config, self._bandit = config, bandit
+        self._service: Any = None
 
     def evaluate(self, request: EvaluationRequest) -> EvaluationReply:
-        return self._service.evaluate(request)
+        if self._service is None:
+            _use_threads(1)
+            from cluster.services import EvaluatorService
 
-    def pid(self) -> int:
-        return os.getpid()
+            service = EvaluatorService(self._config)
+            if self._bandit is not None:
+                service.evaluator.bandit.load_state_dict(self._bandit)
+            self._service = service
+        return self._service.evaluate(request)
 
 
 def _use_threads(threads: int) -> None:

@@ -17,6 +17,7 @@ from cluster.messages import EvaluationRequest, ProcessId, Reply, RolloutRequest
 from cluster.services import EvaluatorService, LearnerService, LocalReplay, LocalWeights, RolloutService, resident_bytes
 from learner.learner import TrainingDiverged
 from replay.prioritized import PrioritizedReplay
+from replay.redistribution import load_share
 
 
 class SerialFleet:
@@ -39,12 +40,22 @@ class SerialFleet:
         """Restore everything from ``checkpoint``, or begin afresh; then hand out the first weights."""
         if checkpoint is not None:
             self._learner.load(checkpoint)
-            self._replay_memory.load(checkpoint, "replay-0")
+            load_share(self._replay_memory, checkpoint, 0, 1)
             serial = load_tree(checkpoint, "serial") if (checkpoint / "serial.json").exists() else None
             if serial is not None:
                 self._worker.worker.load_state_dict(serial["worker"])
                 self._evaluator.evaluator.load_state_dict(serial["evaluator"])
         self._learner.publish(self.weights)
+
+    replay_ready = True
+
+    def ready(self, process: ProcessId) -> bool:
+        """Whether ``process`` can take requests: always."""
+        return True
+
+    def waiting(self) -> list[ProcessId]:
+        """Processes that have no place yet: none."""
+        return []
 
     def submit_rollout(self, worker: int, request: RolloutRequest) -> None:
         self._submitted.append((("worker", worker), lambda: self._worker.rollout(request)))

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from actors.environments import environment_spec
 from actors.evaluator import Evaluator
@@ -30,7 +32,8 @@ from cluster.messages import (
     UpdateRequest,
     WeightsPort,
 )
-from learner.learner import Learner
+from learner.data_parallel import DistributedRanks, Ranks
+from learner.learner import Learner, resolve_device
 from learner.prefetch import Prefetcher
 from replay.codec import decode_batch, encode_sequence
 from replay.prioritized import PrioritizedReplay, SampledSequences
@@ -64,7 +67,9 @@ def _pull(target: RolloutWorker | Evaluator, weights: WeightsPort, wanted: int) 
 class RolloutService:
     """One rollout worker: pulls weights, acts, encodes sequences and delivers them."""
 
-    def __init__(self, config: TrainConfig, index: int, num_workers: int, reproducible: bool = False) -> None:
+    def __init__(
+        self, config: TrainConfig, index: int, num_workers: int, reproducible: bool = False, device: str = "cpu"
+    ) -> None:
         lanes = config.cluster.lanes_per_worker
         self.worker = RolloutWorker(
             config.env,
@@ -76,6 +81,7 @@ class RolloutService:
             total_lanes=num_workers * lanes,
             seed=config.seed,
             reproducible=reproducible,
+            device=device,
         )
 
     def rollout(self, request: RolloutRequest) -> RolloutReply:
@@ -87,10 +93,10 @@ class RolloutService:
         played = time.perf_counter()
         blobs = [encode_sequence(sequence) for sequence in rollout.sequences]
         encoded = time.perf_counter()
-        stats, lost = None, 0
+        stats, lost, shard = None, 0, 0
         if blobs:
             try:
-                stats = request.replay.add(blobs, rollout.priorities, rollout.new_steps)
+                shard, stats = request.replay.add(blobs, rollout.priorities, rollout.new_steps)
             except PeerLost:
                 lost = len(blobs)
         metrics = rollout.metrics | {
@@ -112,16 +118,31 @@ class RolloutService:
             replay_stats=stats,
             running_state=self.worker.lanes.running_state(),
             resident_bytes=resident_bytes(),
+            replay_shard=shard,
+            peer_lost=request.replay.complaint or None,
         )
 
 
-class LearnerService:
-    """The learner with its supply of batches: sampled and decompressed ahead, on a thread, unless ``serial``."""
+def join_ranks(rank: int, count: int, meeting_point: str, device: str) -> Ranks:
+    """This learner's place among ``count``; waits for the others."""
+    return Ranks() if count == 1 else DistributedRanks(rank, count, meeting_point, resolve_device(device))
 
-    def __init__(self, config: TrainConfig, serial: bool = False) -> None:
+
+class LearnerService:
+    """The learner with its supply of batches: sampled and decompressed ahead, on a thread, unless ``serial``.
+
+    One of several ``ranks`` fetches its part of each batch by itself; all must get the same requests.
+    """
+
+    def __init__(
+        self, config: TrainConfig, serial: bool = False, ranks: Ranks | None = None, device: str | None = None
+    ) -> None:
         self.config, self._serial = config, serial
+        self.ranks = ranks or Ranks()
         self._spec = sequence_spec(config)
-        self.learner = Learner(config.agent, config.learner, self._spec.environment, config.seed)
+        learner = config.learner if device is None else dataclasses.replace(config.learner, device=device)
+        self.learner = Learner(config.agent, learner, self._spec.environment, config.seed, self.ranks)
+        self._rng = np.random.default_rng([config.seed, 12, self.ranks.rank])
         self._replay: ReplayPort | None = None
         self._batches: Iterator[tuple[SampledSequences, SequenceBatch]] | None = None
 
@@ -139,15 +160,21 @@ class LearnerService:
             start = time.perf_counter()
             try:
                 sampled, batch = next(batches)
-                fetched = time.perf_counter()
-                result = self.learner.update(batch)
-                updates += 1
-                transitions += batch.num_transitions
-                if result.priorities is not None:
-                    request.replay.update_priorities(sampled.slots, sampled.keys, result.priorities)
             except PeerLost as error:
+                sampled = batch = None
                 peer_lost = str(error)
+            trained = self._agree(batch)
+            if batch is None or trained is None:
                 break
+            fetched = time.perf_counter()
+            result = self.learner.update(batch)
+            updates += 1
+            transitions += trained
+            if result.priorities is not None:
+                try:
+                    request.replay.update_priorities(sampled, result.priorities)
+                except PeerLost as error:
+                    peer_lost = str(error)
             for name, value in result.metrics.items():
                 means.add(name, value)
             means.add("learner/fetch_seconds", fetched - start)
@@ -156,12 +183,22 @@ class LearnerService:
             means.add("replay/sampled_length", batch.num_transitions / len(sampled.slots))
             if result.priorities is not None:
                 means.add("replay/updated_priority", float(result.priorities.mean()))
-        peer_lost = self.publish(request.weights) or peer_lost
+        peer_lost = self.publish(request.weights) or peer_lost or request.replay.complaint or None
         metrics = means.drain() | {"learner/bad_updates": float(self.learner.bad_updates)}
         return UpdateReply(updates, self.learner.updates, transitions, metrics, peer_lost, resident_bytes())
 
+    def _agree(self, batch: SequenceBatch | None) -> int | None:
+        """Valid transitions in the batch of all ranks, or None if one of them has none to train on."""
+        if self.ranks.count == 1:
+            return None if batch is None else batch.num_transitions
+        mine = [0.0, 0.0] if batch is None else [1.0, float(batch.num_transitions)]
+        present, transitions = self.ranks.sum_(torch.tensor(mine, device=self.learner.device)).tolist()
+        return int(transitions) if present == self.ranks.count else None
+
     def publish(self, weights: WeightsPort) -> str | None:
-        """Hand the current weights to the weight server; returns what went wrong, or None."""
+        """Hand the current weights to the weight server, if rank 0; returns what went wrong, or None."""
+        if self.ranks.rank != 0:
+            return None
         try:
             weights.publish(self.learner.updates, self.learner.weights())
         except PeerLost as error:
@@ -197,7 +234,7 @@ class LearnerService:
 
     def _fetch(self) -> tuple[SampledSequences, SequenceBatch]:
         assert self._replay is not None
-        sampled = self._replay.sample(self.config.learner.batch_size)
+        sampled = self._replay.sample(self.config.learner.batch_size, self.ranks.rank, self.ranks.count, self._rng)
         return sampled, decode_batch(sampled.blob, sampled.offsets, self._spec)
 
 
@@ -236,15 +273,20 @@ class LocalReplay:
     def __init__(self, replay: PrioritizedReplay) -> None:
         self._replay = replay
 
-    def add(self, blobs: list[bytes], priorities: np.ndarray, new_steps: np.ndarray) -> dict[str, float]:
-        self._replay.add(blobs, priorities, new_steps)
-        return self._replay.stats()
+    complaint = ""
 
-    def sample(self, batch_size: int) -> SampledSequences:
+    def add(self, blobs: list[bytes], priorities: np.ndarray, new_steps: np.ndarray) -> tuple[int, dict[str, float]]:
+        self._replay.add(blobs, priorities, new_steps)
+        return 0, self._replay.stats()
+
+    def sample(
+        self, batch_size: int, rank: int = 0, num_ranks: int = 1, rng: np.random.Generator | None = None
+    ) -> SampledSequences:
+        assert num_ranks == 1
         return self._replay.sample(batch_size)
 
-    def update_priorities(self, slots: np.ndarray, keys: np.ndarray, priorities: np.ndarray) -> None:
-        self._replay.update_priorities(slots, keys, priorities)
+    def update_priorities(self, sampled: SampledSequences, priorities: np.ndarray) -> None:
+        self._replay.update_priorities(sampled.slots, sampled.keys, priorities)
 
 
 class LocalWeights:

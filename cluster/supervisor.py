@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from cluster.checkpoint import Checkpoints, load_tree, save_tree
 from cluster.config import TrainConfig
-from cluster.errors import TrainingStopped
+from cluster.errors import TrainingStopped, one_line
 from cluster.messages import (
     EvaluationReply,
     EvaluationRequest,
@@ -28,6 +28,7 @@ from cluster.messages import (
     WeightsPort,
 )
 from cluster.meta_controller import MetaController
+from cluster.sharded_replay import ShardStatistics
 from cluster.telemetry import Telemetry
 from cluster.topology import Topology
 from learner.learner import TrainingDiverged
@@ -35,6 +36,10 @@ from replay.rate_limiter import RateLimiter
 
 EVALUATION_STEPS = 100
 """Steps of one request to the evaluator."""
+RETRY_SECONDS = 60.0
+"""Until the next attempt, after a checkpoint could not be written."""
+WAITING_SECONDS = 20.0
+"""How long processes may be without a place before the user is told."""
 RESTART_BACKOFF_SECONDS = (1.0, 5.0, 15.0, 30.0)
 """Wait before the first, second, ... restart of a process in a row."""
 
@@ -49,6 +54,10 @@ class Fleet(Protocol):
     def replay(self) -> ReplayPort: ...
     @property
     def weights(self) -> WeightsPort: ...
+    @property
+    def replay_ready(self) -> bool: ...
+    def ready(self, process: ProcessId) -> bool: ...
+    def waiting(self) -> list[ProcessId]: ...
     def start(self, checkpoint: Path | None) -> None: ...
     def submit_rollout(self, worker: int, request: RolloutRequest) -> None: ...
     def submit_update(self, request: UpdateRequest) -> None: ...
@@ -79,6 +88,7 @@ class Supervisor:
         self._batch_transitions = config.learner.batch_size * config.sequence.trace_length
         self._request_env_steps = config.actor.steps_per_request * config.cluster.lanes_per_worker
         self.limiter = RateLimiter(config.replay.replay_ratio, self._slack(), config.replay.min_sequences)
+        self.shards = ShardStatistics(topology.replay_shards)
         self.env_steps = 0
         self.learner_updates = 0
         self.restarts = 0
@@ -91,6 +101,8 @@ class Supervisor:
         self._evaluating = False
         self._failures: dict[ProcessId, deque[tuple[float, str]]] = defaultdict(deque)
         self._restart_at: dict[ProcessId, float] = {}
+        self._waiting = self._waiting_told = 0
+        self._waiting_since = 0.0
         self._stop_requested = ""
         self._texts: dict[str, str] = {}
         self.telemetry = Telemetry(config, topology, run_dir)
@@ -127,17 +139,19 @@ class Supervisor:
         self.telemetry.open(self.env_frames if resume_from is not None else None)
         for title, markdown in self._texts.items():
             self.telemetry.describe(title, markdown)
-        last_checkpoint = time.monotonic()
+        next_checkpoint = time.monotonic() + 60 * self.config.checkpoint.period_minutes
         try:
             while not self._should_stop():
                 self._restart_due()
+                self._note_waiting()
                 self._dispatch()
                 for reply in self.fleet.wait(timeout=0.5):
                     self._handle(reply)
                 self.telemetry.tick(self)
-                if time.monotonic() - last_checkpoint > 60 * self.config.checkpoint.period_minutes:
-                    self.save_checkpoint()
-                    last_checkpoint = time.monotonic()
+                if time.monotonic() > next_checkpoint:
+                    period = 60 * self.config.checkpoint.period_minutes
+                    written = self.save_checkpoint()
+                    next_checkpoint = time.monotonic() + (period if written else min(period, RETRY_SECONDS))
             self.save_checkpoint()
         finally:
             self.telemetry.close(self)
@@ -157,16 +171,19 @@ class Supervisor:
         for worker in range(self.fleet.num_workers):
             if self._is_idle(("worker", worker)) and self._may_act():
                 self._dispatch_rollout(worker)
-        if self._is_idle(("learner", 0)):
+        if self._is_idle(("learner", 0)) and self.fleet.replay_ready:
             self._dispatch_updates()
         evaluation_due = self._evaluating or self.env_frames >= self._next_evaluation
         if self.config.evaluation.period_env_frames and evaluation_due and self._is_idle(("evaluator", 0)):
             self._dispatch_evaluation()
 
     def _is_idle(self, process: ProcessId) -> bool:
-        return process not in self._busy and process not in self._restart_at
+        return process not in self._busy and process not in self._restart_at and self.fleet.ready(process)
 
     def _may_act(self) -> bool:
+        # Without a shard to take them, sequences would be lost.
+        if not self.fleet.replay_ready:
+            return False
         in_flight = sum(kind == "worker" for kind, _ in self._busy)
         return self.limiter.may_act((in_flight + 1) * self._request_env_steps)
 
@@ -224,12 +241,13 @@ class Supervisor:
         self.env_steps += reply.env_steps
         self.limiter.record_env_steps(reply.env_steps)
         if reply.replay_stats is not None:
-            self.limiter.note_sequences(int(reply.replay_stats["sequences"]))
+            reply.replay_stats = self.shards.note(reply.replay_shard, reply.replay_stats)
+            self.limiter.note_sequences(self.shards.sequences)
         self.meta_controller.record(reply.episodes)
         self._arms_left[worker] = reply.arms_left
         self._running_states[worker] = reply.running_state
         self.telemetry.rolled_out(worker, reply, lag=self.learner_updates - reply.weights_version)
-        if reply.lost_sequences:
+        if reply.lost_sequences or reply.peer_lost is not None:
             self._replace_lost_peers()
 
     def _updated(self, reply: UpdateReply) -> None:
@@ -246,6 +264,18 @@ class Supervisor:
 
     # Failures
 
+    def _note_waiting(self) -> None:
+        """Tell the user when processes have waited for a place for a while, and when they need no longer."""
+        waiting = self.fleet.waiting()
+        if len(waiting) != self._waiting:
+            self._waiting, self._waiting_since = len(waiting), time.monotonic()
+        if self._waiting_told == self._waiting or time.monotonic() - self._waiting_since < WAITING_SECONDS:
+            return
+        self._waiting_told = self._waiting
+        names = ", ".join(f"{kind} {index}" for kind, index in waiting[:4]) + (", ..." if len(waiting) > 4 else "")
+        text = f"{names} wait for free cores or GPUs: they start when a node joins" if waiting else "all have a place"
+        self.telemetry.note(text, self.env_frames)
+
     def _replace_lost_peers(self) -> None:
         for process in self.fleet.lost_peers():
             self._failed(process, RuntimeError("does not answer"))
@@ -259,7 +289,7 @@ class Supervisor:
             return
         limit, now = self.config.cluster, time.monotonic()
         failures = self._failures[process]
-        failures.append((now, _one_line(error)))
+        failures.append((now, one_line(error)))
         while failures and failures[0][0] < now - 60 * limit.restart_window_minutes:
             failures.popleft()
         name = f"{process[0]} {process[1]}"
@@ -270,7 +300,7 @@ class Supervisor:
             )
         wait = RESTART_BACKOFF_SECONDS[min(len(failures), len(RESTART_BACKOFF_SECONDS)) - 1]
         self._restart_at[process] = now + wait
-        self.telemetry.note(f"{name} failed ({_one_line(error)}); restarting it in {wait:g} s", self.env_frames)
+        self.telemetry.note(f"{name} failed ({one_line(error)}); restarting it in {wait:g} s", self.env_frames)
 
     def _restart_due(self) -> None:
         for process, due in list(self._restart_at.items()):
@@ -289,13 +319,18 @@ class Supervisor:
                 checkpoint = self.checkpoints.latest(lambda text: self.telemetry.note(text, self.env_frames))
                 self.fleet.restart(process, checkpoint, None)
                 if kind == "replay":
-                    self.limiter.await_sequences()
+                    self.shards.forget(index)
+                    if self.shards.sequences < self.config.replay.min_sequences:
+                        self.limiter.await_sequences()
             self.telemetry.note(f"{kind} {index} restarted", self.env_frames)
 
     # Checkpoints
 
-    def save_checkpoint(self) -> None:
-        """Write a complete checkpoint; a full disk or a lost process leaves the run going and the old one in place."""
+    def save_checkpoint(self) -> bool:
+        """Write a complete checkpoint; returns whether it is there.
+
+        A full disk or a lost process leaves the run going and the old one in place.
+        """
         try:
             with self.checkpoints.writing(self.env_frames) as directory:
                 self.fleet.save(directory)
@@ -303,7 +338,9 @@ class Supervisor:
         except Exception as error:
             if self.fleet.exact_resume:
                 raise
-            self.telemetry.note(f"the checkpoint could not be written: {_one_line(error)}", self.env_frames)
+            self.telemetry.note(f"the checkpoint could not be written: {one_line(error)}", self.env_frames)
+            return False
+        return True
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -339,10 +376,3 @@ class Supervisor:
             self.fleet.restore_running_state(worker, running_state)
         if self._evaluator_bandit is not None:
             self.fleet.restore_evaluator(self._evaluator_bandit)
-
-
-def _one_line(error: Exception) -> str:
-    """The root cause in one line: for a failed Ray call, the exception of the process itself."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"

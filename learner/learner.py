@@ -26,6 +26,7 @@ from agent57.networks import (
 )
 from agent57.policy_family import PolicyFamily
 from agent57.structures import EXTRINSIC, INTRINSIC, EnvironmentSpec, SequenceBatch
+from learner.data_parallel import Ranks, broadcast_tensors, common_moments, sum_gradients
 
 NET_NAMES = ("extrinsic", "intrinsic")
 SCALE_DECAY = 0.999
@@ -93,11 +94,16 @@ def resolve_device(device: str) -> torch.device:
 class Learner:
     """Owns online and target networks, three kinds of optimizers, running scales and the update counter.
 
-    Not thread-safe; all methods run on the thread that created it.
+    With ``ranks`` it is one of several that make the same updates, each from its part of every batch
+    (`data_parallel.py`); all must then call `update` and `synchronise` together. Not thread-safe; all methods run
+    on the thread that created it.
     """
 
-    def __init__(self, agent: AgentConfig, config: LearnerConfig, spec: EnvironmentSpec, seed: int) -> None:
+    def __init__(
+        self, agent: AgentConfig, config: LearnerConfig, spec: EnvironmentSpec, seed: int, ranks: Ranks | None = None
+    ) -> None:
         self.agent, self.config = agent, config
+        self.ranks = ranks or Ranks()
         self.device = resolve_device(config.device)
         family = PolicyFamily(**vars(agent.family))
         self.betas = torch.tensor(family.betas, dtype=torch.float32, device=self.device)
@@ -134,9 +140,10 @@ class Learner:
         )
 
     def update(self, batch: SequenceBatch) -> UpdateResult:
-        """One update of all networks from ``batch`` (numpy or torch).
+        """One update of all networks from ``batch`` (numpy or torch): of several ranks' whole batch, this one's part.
 
-        Raises TrainingDiverged after ``max_bad_updates`` updates in a row that had to be skipped.
+        Metrics are those of the whole batch, priorities those of the part. Raises TrainingDiverged after
+        ``max_bad_updates`` updates in a row that had to be skipped.
         """
         batch = batch.to_torch(self.device)
         networks = self.networks
@@ -155,20 +162,22 @@ class Learner:
         embedding, accuracy = embedding_loss(networks.embedding, observations, arrived, batch.actions[t, b])
         rnd = rnd_loss(networks.rnd, arrived)
 
+        shares = _Shares.of(batch, result, len(t), self.ranks)
         for optimizer in self._optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        (result.losses.sum() + embedding + rnd).backward()
+        (shares.sequences * result.losses.sum() + shares.auxiliary * (embedding + rnd)).backward()
+        sum_gradients((p for module in self._trained.values() for p in module.parameters()), self.ranks)
         norms = self._clip_gradients()
-        metrics = self._metrics(result, embedding, accuracy, rnd, norms)
+        metrics = self._metrics(result, embedding, accuracy, rnd, norms, shares)
         if not self._all_finite(metrics):
             return UpdateResult(None, {"learner/bad_updates": float(self.bad_updates)})
 
         for optimizer in self._optimizers.values():
             optimizer.step()
         # Only now: a batch that had to be skipped must not leave its NaN in the moments.
-        networks.rnd.normalizer.observe(arrived)
+        self._observe(arrived)
         networks.embedding.normalizer.load_state_dict(networks.rnd.normalizer.state_dict())
-        self._update_scales(result, batch)
+        self._update_scales(result, batch, shares)
         self.updates += 1
         if self.updates % self.config.target_period == 0:
             self.copy_targets()
@@ -196,7 +205,13 @@ class Learner:
         }
 
     def _metrics(
-        self, result: QLosses, embedding: Tensor, accuracy: Tensor, rnd: Tensor, norms: dict[str, Tensor]
+        self,
+        result: QLosses,
+        embedding: Tensor,
+        accuracy: Tensor,
+        rnd: Tensor,
+        norms: dict[str, Tensor],
+        shares: _Shares,
     ) -> dict[str, float]:
         values: dict[str, Tensor] = {"learner/trace_coefficient": result.mean_trace}
         for net, name in enumerate(NET_NAMES[: len(self.targets)]):
@@ -218,8 +233,24 @@ class Learner:
         if "embedding" in norms:
             values["learner/embedding_grad_norm"] = norms["embedding"]
         # One transfer for all numbers: each .item() on a GPU would wait for it by itself.
-        numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
-        return dict(zip(values, numbers, strict=True))
+        numbers = torch.stack([value.detach().float() for value in values.values()])
+        if self.ranks.count > 1:
+            numbers = self._over_ranks(list(values), numbers, shares)
+        return dict(zip(values, numbers.tolist(), strict=True))
+
+    def _over_ranks(self, names: list[str], numbers: Tensor, shares: _Shares) -> Tensor:
+        """The metrics of the whole batch from each rank's own; a NaN or an infinity of one rank is one of all."""
+
+        def share(name: str) -> Tensor:
+            if name in ("learner/embedding_loss", "learner/embedding_accuracy", "learner/rnd_error"):
+                return shares.auxiliary
+            per_step = name.endswith(("_mean_q", "_abs_td", "/trace_coefficient"))
+            return shares.valid if per_step else shares.sequences
+
+        means = self.ranks.sum_(numbers * torch.stack([share(name) for name in names]))
+        maxima = self.ranks.max_(numbers.clone())
+        is_maximum = torch.tensor([name.endswith("_max_abs_q") for name in names], device=self.device)
+        return torch.where(is_maximum & means.isfinite(), maxima, means)
 
     def _all_finite(self, metrics: dict[str, float]) -> bool:
         bad = [name for name, value in metrics.items() if not np.isfinite(value)]
@@ -236,16 +267,23 @@ class Learner:
             )
         return False
 
+    def _observe(self, arrived: Tensor) -> None:
+        normalizer = self.networks.rnd.normalizer
+        if self.ranks.count == 1:
+            normalizer.observe(arrived)
+        else:
+            normalizer.absorb(*common_moments(arrived, self.ranks))
+
     @torch.no_grad()
-    def _update_scales(self, result: QLosses, batch: SequenceBatch) -> None:
+    def _update_scales(self, result: QLosses, batch: SequenceBatch, shares: _Shares) -> None:
         loss = self.agent.loss
         if not (loss.normalize_td or loss.normalize_intrinsic):
             return
         raw_td = result.td_errors * self.networks.td_scale.view(2, 1, 1)
         samples = torch.cat([raw_td, batch.intrinsic_rewards[None, 1:]])
-        weight = result.mask / result.mask.sum().clamp(min=1)
-        moments = torch.stack([(samples * weight).sum((1, 2)), (samples.square() * weight).sum((1, 2))], 1)
-        self._scale_moments.lerp_(moments, 1 - SCALE_DECAY)
+        weight = shares.valid * (result.mask / result.mask.sum().clamp(min=1))
+        means = torch.stack([(samples * weight).sum((1, 2)), (samples.square() * weight).sum((1, 2))], 1)
+        self._scale_moments.lerp_(self.ranks.sum_(means), 1 - SCALE_DECAY)
         self._scale_weight += (1 - SCALE_DECAY) * (1 - self._scale_weight)
         mean, mean_square = (self._scale_moments / self._scale_weight).unbind(1)
         std = (mean_square - mean.square()).clamp(min=0).sqrt().clamp(min=1e-4)
@@ -253,6 +291,23 @@ class Learner:
             self.networks.td_scale.copy_(std[:2])
         if loss.normalize_intrinsic:
             self.networks.intrinsic_scale.copy_(std[2])
+
+    def synchronise(self) -> None:
+        """Give every rank what rank 0 has; to be called once all have been created or restored alike."""
+        if self.ranks.count == 1:
+            return
+        moments_of = [
+            value
+            for optimizer in self._optimizers.values()
+            for held in optimizer.state.values()
+            for value in held.values()
+        ]
+        modules = [*self.networks.state_dict().values(), *self.targets.state_dict().values()]
+        broadcast_tensors([*modules, *moments_of, self._scale_moments], self.ranks, self.device)
+        counters = torch.tensor([self.updates, self.bad_updates, self._scale_weight], dtype=torch.float64)
+        broadcast_tensors([counters], self.ranks, self.device)
+        self.updates, self.bad_updates = int(counters[0]), int(counters[1])
+        self._scale_weight = float(counters[2])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on, apart from the batch."""
@@ -277,6 +332,28 @@ class Learner:
         self._scale_weight = state["scale_weight"]
         self.updates = state["updates"]
         self.bad_updates = state["bad_updates"]
+
+
+@dataclass
+class _Shares:
+    """This rank's share, [] in (0, 1], of the whole batch's sequences, auxiliary transitions and valid steps."""
+
+    sequences: Tensor
+    auxiliary: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, batch: SequenceBatch, result: QLosses, auxiliary: int, ranks: Ranks) -> _Shares:
+        mine = torch.stack(
+            [
+                result.losses.new_tensor(batch.mask.shape[1]),
+                result.losses.new_tensor(auxiliary),
+                result.mask.sum().to(result.losses.dtype),
+            ]
+        )
+        shares = mine / ranks.sum_(mine.clone()).clamp(min=1)
+        # By itself a rank has it all, even where burn-in leaves no valid step.
+        return cls(*(shares if ranks.count > 1 else torch.ones_like(shares)))
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer) -> None:

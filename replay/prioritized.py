@@ -56,7 +56,8 @@ class SampledSequences:
     """B sequences drawn at once: ``slots``, ``keys`` int64 [B] name them to `update_priorities`.
 
     ``probabilities`` float64 [B]; ``blob`` uint8, all blobs end to end, item b at ``offsets[b]:offsets[b + 1]``
-    (int64 [B+1]); ``ages`` int64 [B], environment steps inserted since each was.
+    (int64 [B+1]); ``ages`` int64 [B], environment steps inserted since each was. ``shards`` int64 [B] says which shard
+    of the replay each came from (`replay/global_draw.py`); all 0 for one that stands alone.
     """
 
     slots: np.ndarray
@@ -65,6 +66,7 @@ class SampledSequences:
     blob: np.ndarray
     offsets: np.ndarray
     ages: np.ndarray
+    shards: np.ndarray
 
 
 class PrioritizedReplay:
@@ -166,17 +168,27 @@ class PrioritizedReplay:
         self._priorities[slots] = priorities
         self._tree.set(slots, np.maximum(priorities, PRIORITY_FLOOR) ** self.config.priority_exponent)
 
+    @property
+    def mass(self) -> float:
+        """Sum of priority ** exponent over all sequences: what a shard's share of the draws is proportional to."""
+        with self._lock:
+            return self._tree.total
+
     def sample(self, batch_size: int) -> SampledSequences:
         """``batch_size`` sequences, one from each equal share of the priority mass (stratified).
 
         The same sequence may come twice. Raises ValueError while the replay is empty.
         """
         with self._lock:
+            return self.sample_at((np.arange(batch_size) + self._rng.random(batch_size)) / batch_size)
+
+    def sample_at(self, fractions: np.ndarray) -> SampledSequences:
+        """The sequences at these fractions [B] in [0, 1) of the priority mass; ValueError while the replay is empty."""
+        with self._lock:
             if not self._order:
                 raise ValueError("the replay is empty: nothing to sample yet")
             total = self._tree.total
-            prefixes = (np.arange(batch_size) + self._rng.random(batch_size)) / batch_size * total
-            slots = self._tree.find(np.minimum(prefixes, np.nextafter(total, 0)))
+            slots = self._tree.find(np.minimum(fractions * total, np.nextafter(total, 0)))
             blobs = [blob for slot in slots if (blob := self._blobs[slot]) is not None]
             return SampledSequences(
                 slots=slots,
@@ -185,6 +197,7 @@ class PrioritizedReplay:
                 blob=np.frombuffer(b"".join(blobs), np.uint8),
                 offsets=np.cumsum([0, *(len(blob) for blob in blobs)], dtype=np.int64),
                 ages=self.total_added_steps - self._born[slots],
+                shards=np.zeros(len(slots), np.int64),
             )
 
     def update_priorities(self, slots: np.ndarray, keys: np.ndarray, priorities: np.ndarray) -> int:

@@ -7,21 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from actors.environments import environment_spec, frames_per_step
-from agent57.structures import SequenceSpec
 from cluster.checkpoint import Checkpoints, load_tree
-from cluster.config import ClusterConfig, TrainConfig
+from cluster.config import ClusterConfig
 from cluster.errors import TrainingStopped
 from cluster.metrics import read_metrics
-from cluster.ray_fleet import RayFleet
-from cluster.supervisor import Supervisor
-from cluster.topology import plan_topology
+from tests.cluster.running import Run
 from tests.cluster.tiny import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,42 +26,6 @@ CLUSTER = ClusterConfig(num_workers=2, lanes_per_worker=4, object_store_gb=0.1, 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     return tmp_path / "run"
-
-
-class Run:
-    """A supervisor with its Ray processes, running on a thread so that a test can interfere."""
-
-    def __init__(self, config: TrainConfig, run_dir: Path) -> None:
-        spec = SequenceSpec(
-            environment_spec(config.env, config.environment), config.sequence.trace_length, config.network.lstm_size
-        )
-        topology = plan_topology(config, spec)
-        run_dir.mkdir()
-        self.fleet = RayFleet(config, topology)
-        frames = frames_per_step(config.env, config.environment)
-        self.supervisor = Supervisor(config, topology, self.fleet, run_dir, frames)
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.supervisor.run(None)
-        except BaseException as error:
-            self.error = error
-
-    def wait_until(self, condition: object, what: str, seconds: float = 90) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():  # type: ignore[operator]
-            assert self.error is None, f"the run died while waiting for {what}: {self.error!r}"
-            assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        self.supervisor.request_stop("test")
-        self._thread.join(120)
-        assert not self._thread.is_alive()
-        self.fleet.close()
 
 
 def test_killed_processes_are_replaced_and_the_run_goes_on(run_dir: Path) -> None:
@@ -96,10 +55,7 @@ def test_a_crash_loop_stops_the_run_with_the_first_cause(run_dir: Path) -> None:
     cluster = dataclasses.replace(CLUSTER, num_workers=1, max_restarts=1)
     run = Run(tiny_config(serial=False, cluster=cluster, env="tests.fakes:Raising-v0"), run_dir)
     try:
-        deadline = time.monotonic() + 120
-        while run.error is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert isinstance(run.error, TrainingStopped)
+        assert isinstance(run.wait_for_end(), TrainingStopped)
         assert "worker 0 failed 2 times" in str(run.error)
         assert "tests.fakes:Raising-v0" in str(run.error) or "RuntimeError" in str(run.error)
     finally:
