@@ -34,7 +34,6 @@ from cluster.config import TrainConfig
 from cluster.presets import PAPER
 from cluster.ray_environment import prepare_ray_environment
 from cluster.supervisor import Supervisor
-from cluster.topology import Topology
 
 if TYPE_CHECKING:
     from benchmarks.simulated_fleet import SimulatedFleet
@@ -80,7 +79,11 @@ class Stage:
 def stage_config(lanes: int, lanes_per_worker: int, shards: int) -> TrainConfig:
     """The ``paper`` preset with a replay so small that it is full, and evicts as it does in steady work, at once."""
     cluster = dataclasses.replace(
-        PAPER.cluster, num_workers=lanes // lanes_per_worker, lanes_per_worker=lanes_per_worker, object_store_gb=1.0
+        PAPER.cluster,
+        num_workers=lanes // lanes_per_worker,
+        lanes_per_worker=lanes_per_worker,
+        replay_shards=shards,
+        object_store_gb=1.0,
     )
     return dataclasses.replace(
         PAPER,
@@ -93,13 +96,13 @@ def stage_config(lanes: int, lanes_per_worker: int, shards: int) -> TrainConfig:
 
 def run_stage(config: TrainConfig, traffic: RecordedTraffic, seconds: float, hosts: int) -> Stage:
     """Run the supervisor until it learns and the replay is full, measure for ``seconds``, stop."""
-    from benchmarks.simulated_fleet import SimulatedFleet
+    from benchmarks.simulated_fleet import SimulatedFleet, simulated_topology
 
     cluster = config.cluster
     lanes = cluster.num_workers * cluster.lanes_per_worker
     transitions = config.learner.batch_size * config.sequence.trace_length
     wanted_updates = lanes * LANE_STEPS_PER_SECOND * config.replay.replay_ratio / transitions
-    topology = Topology(os.cpu_count() or 1, cluster.num_workers, cluster.lanes_per_worker, 1, "cpu", 0.0, 0.0, 0.0)
+    topology = simulated_topology(config, os.cpu_count() or 1)
     pace = 1 / (LEARNER_LEAD * wanted_updates)
     fleet = SimulatedFleet(config, topology, traffic, LANE_STEPS_PER_SECOND, pace, hosts)
     found: list[Stage | Exception] = []

@@ -14,7 +14,6 @@ per worker, of which there are as many as hosts.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, replace
@@ -40,9 +39,11 @@ from cluster.messages import (
     UpdateReply,
     UpdateRequest,
 )
+from cluster.placement import Load, Node, Placement
 from cluster.ray_fleet import RayFleet
-from cluster.remotes import LearnerProcess, RemoteWeights
+from cluster.remotes import LearnerProcess, Located, Location, RemoteShard, RemoteWeights
 from cluster.topology import Topology
+from learner.data_parallel import Ranks
 from learner.learner import LearnerConfig, UpdateResult
 from replay.prioritized import SampledSequences
 
@@ -53,6 +54,29 @@ JITTER = 0.1
 
 Timing = tuple[str, float, float]
 """(what, when it ended by the system's monotonic clock, seconds it took)."""
+
+
+def simulated_topology(config: TrainConfig, num_cores: int) -> Topology:
+    """The topology that ``config`` names, on this machine whether it has the cores and the memory or not."""
+    cluster, nothing = config.cluster, Load(0.0, 0.0, 0.0)
+    machine = Node("this machine", float(num_cores), 0.0, 0.0)
+    return Topology(
+        nodes=(machine,),
+        joined=False,
+        num_workers=cluster.num_workers,
+        lanes_per_worker=cluster.lanes_per_worker,
+        num_learners=1,
+        replay_shards=cluster.replay_shards,
+        learner_threads=1,
+        learner_device="cpu",
+        learner_gpus=0.0,
+        worker=nothing,
+        learner=nothing,
+        shard=nothing,
+        evaluator=nothing,
+        placement=Placement((machine,), [[]], [0.0]),
+        warnings=(),
+    )
 
 
 class SimulatedFleet(RayFleet):
@@ -81,15 +105,20 @@ class SimulatedFleet(RayFleet):
         shared = ray.put(traffic)
         self.hosts = [host.remote(config, shared, lane_steps_per_second, seed) for seed in range(num_hosts)]
 
-    def _create(self, process: ProcessId, checkpoint: Any, adopt: bool = True) -> None:
-        kind, index = process
-        if kind == "worker":
-            self._handles[process] = WorkerSeat(self.hosts[index % len(self.hosts)], index)
-        elif kind == "learner":
-            learner = ray.remote(SimulatedLearnerProcess).options(num_cpus=0, max_concurrency=2)
-            self._handles[process] = learner.remote(self.config, self.weights, self._traffic, self._update_seconds)
-        else:
-            super()._create(process, checkpoint, adopt)
+    def _create(self, process: ProcessId, checkpoint: Path | None) -> None:
+        if process[0] != "worker":
+            super()._create(process, checkpoint)
+            return
+        self._handles[process] = WorkerSeat(self.hosts[process[1] % len(self.hosts)], process[1])
+        self._locations[process] = Location("", 0)
+        self._ready.add(process)
+
+    def _create_learners(self, checkpoint: Path | None, adopt: bool) -> None:
+        process = ("learner", 0)
+        # A second thread, for `timings`.
+        actor = ray.remote(SimulatedLearnerProcess).options(num_cpus=0, max_concurrency=2)
+        self._add(process, actor.remote(self.config, self._traffic, self._update_seconds))
+        self._call(process, "prepare", self._handles[process].prepare.remote("", self.weights, None, adopt))
 
     def wait(self, timeout: float) -> list[Reply]:
         replies = super().wait(timeout)
@@ -102,8 +131,8 @@ class SimulatedFleet(RayFleet):
         """Process ids of the actors that are not workers, and of the hosts."""
         actors = {process: handle for process, handle in self._handles.items() if process[0] != "worker"}
         actors |= {("host", number): host for number, host in enumerate(self.hosts)}
-        asked = {process: actor.__ray_call__.remote(lambda actor: os.getpid()) for process, actor in actors.items()}
-        return {process: ray.get(reference, timeout=120) for process, reference in asked.items()}
+        located = ray.get([actor.locate.remote() for actor in actors.values()], timeout=120)
+        return {process: location.process_id for process, location in zip(actors, located, strict=True)}
 
     def inserted_sequences(self) -> int:
         """Sequences that all shards together received so far."""
@@ -114,8 +143,8 @@ class SimulatedFleet(RayFleet):
         return sum(int(stats["evicted"]) for stats in self._shard_stats())
 
     def _shard_stats(self) -> list[dict[str, float]]:
-        shards = [handle for (kind, _), handle in self._handles.items() if kind == "replay"]
-        return ray.get([shard.stats.remote() for shard in shards], timeout=120)
+        shards = [RemoteShard(handle) for (kind, _), handle in self._handles.items() if kind == "replay"]
+        return [answer() for answer in [shard.begin("stats") for shard in shards]]
 
     def timings(self) -> list[Timing]:
         """What hosts and learner timed since the last call."""
@@ -160,7 +189,7 @@ class _Worker:
     replied_at: float | None = None
 
 
-class WorkerHost:
+class WorkerHost(Located):
     """Plays workers, each request on a thread of its own, which mostly sleeps."""
 
     def __init__(self, config: TrainConfig, traffic: RecordedTraffic, lane_steps_per_second: float, seed: int) -> None:
@@ -187,7 +216,7 @@ class WorkerHost:
         for queue, arms in zip(state.arms, request.arms, strict=True):
             queue.extend(arms)
         episodes = self._finish_episodes(worker, state, request.num_steps)
-        count, lost, stats = self._deliver(state, request, lanes * request.num_steps)
+        count, lost, shard, stats = self._deliver(state, request, lanes * request.num_steps)
         reply = RolloutReply(
             env_steps=lanes * request.num_steps,
             episodes=episodes,
@@ -199,6 +228,8 @@ class WorkerHost:
             replay_stats=stats,
             running_state=self._traffic.running_state,
             resident_bytes=services.resident_bytes(),
+            replay_shard=shard,
+            peer_lost=request.replay.complaint or None,
         )
         state.replied_at = time.monotonic()
         return reply
@@ -240,24 +271,24 @@ class WorkerHost:
             episodes.append(Episode(number, arm, 0.1, score, 0.1 * length, length))
         return episodes
 
-    def _deliver(self, state: _Worker, request: RolloutRequest, env_steps: int) -> tuple[int, int, Any]:
-        """(sequences, how many of them were lost, the replay's stats) of this request."""
+    def _deliver(self, state: _Worker, request: RolloutRequest, env_steps: int) -> tuple[int, int, int, Any]:
+        """(sequences, how many of them were lost, the shard that took them, its stats) of this request."""
         state.owed_sequences += env_steps / self.config.sequence.replay_period
         count = int(state.owed_sequences)
         state.owed_sequences -= count
         if not count:
-            return 0, 0, None
+            return 0, 0, 0, None
         chosen = (state.next_blob + np.arange(count)) % len(self._traffic.blobs)
         state.next_blob += count
         new_steps = np.full(count, self.config.sequence.replay_period, np.int64)
         start = time.monotonic()
         try:
             blobs = [self._traffic.blobs[number] for number in chosen]
-            stats = request.replay.add(blobs, self._traffic.priorities[chosen], new_steps)
+            shard, stats = request.replay.add(blobs, self._traffic.priorities[chosen], new_steps)
         except PeerLost:
-            return count, count, None
+            return count, count, 0, None
         self._timings.append(("insert", time.monotonic(), time.monotonic() - start))
-        return count, 0, stats
+        return count, 0, shard, stats
 
 
 class PacedLearner:
@@ -280,21 +311,27 @@ class PacedLearner:
     def weights(self) -> np.ndarray:
         return self._vector
 
+    def synchronise(self) -> None:
+        """There is one rank."""
+
 
 class SimulatedLearnerProcess(LearnerProcess):
     """The real learner process around a `PacedLearner`, with its calls to the replay timed."""
 
-    def __init__(
-        self, config: TrainConfig, weights: RemoteWeights, traffic: RecordedTraffic, update_seconds: float
-    ) -> None:
+    def __init__(self, config: TrainConfig, traffic: RecordedTraffic, update_seconds: float) -> None:
+        super().__init__(config, threads=1, device="cpu", rank=0, num_ranks=1)
+        self._traffic, self._update_seconds = traffic, update_seconds
         self._timings: list[Timing] = []
 
-        def paced(agent: AgentConfig, config: LearnerConfig, spec: EnvironmentSpec, seed: int) -> PacedLearner:
-            return PacedLearner(traffic, update_seconds)
+    def prepare(self, meeting_point: str, weights: RemoteWeights, load_from: str | None, adopt: bool) -> int:
+        def paced(
+            agent: AgentConfig, config: LearnerConfig, spec: EnvironmentSpec, seed: int, ranks: Ranks
+        ) -> PacedLearner:
+            return PacedLearner(self._traffic, self._update_seconds)
 
         # In this process alone: the service then is the real one in everything else.
         services.Learner = paced  # type: ignore[misc, assignment]
-        super().__init__(config, 1, weights, None, adopt=False)
+        return super().prepare(meeting_point, weights, load_from, adopt)
 
     def update(self, request: UpdateRequest) -> UpdateReply:
         return super().update(replace(request, replay=TimedReplay(request.replay, self._timings)))
@@ -313,14 +350,20 @@ class TimedReplay:
     replay: ReplayPort
     timings: list[Timing]
 
-    def add(self, blobs: list[bytes], priorities: np.ndarray, new_steps: np.ndarray) -> dict[str, float]:
+    @property
+    def complaint(self) -> str:
+        return self.replay.complaint
+
+    def add(self, blobs: list[bytes], priorities: np.ndarray, new_steps: np.ndarray) -> tuple[int, dict[str, float]]:
         return self.replay.add(blobs, priorities, new_steps)
 
-    def sample(self, batch_size: int) -> SampledSequences:
+    def sample(
+        self, batch_size: int, rank: int = 0, num_ranks: int = 1, rng: np.random.Generator | None = None
+    ) -> SampledSequences:
         start = time.monotonic()
-        sampled = self.replay.sample(batch_size)
+        sampled = self.replay.sample(batch_size, rank, num_ranks, rng)
         self.timings.append(("sample", time.monotonic(), time.monotonic() - start))
         return sampled
 
-    def update_priorities(self, slots: np.ndarray, keys: np.ndarray, priorities: np.ndarray) -> None:
-        self.replay.update_priorities(slots, keys, priorities)
+    def update_priorities(self, sampled: SampledSequences, priorities: np.ndarray) -> None:
+        self.replay.update_priorities(sampled, priorities)
