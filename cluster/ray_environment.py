@@ -14,6 +14,8 @@ def prepare_ray_environment(private: bool = True) -> None:
     of its own, or none: then ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN`` stay as they are.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The supervisor tells of every failure once, in a line; Ray would add the traceback of each call it cost.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if (
         private
         and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token"

@@ -10,6 +10,7 @@ node joins.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from learner.learner import TrainingDiverged
 
 PING_TIMEOUT_SECONDS = 10.0
 PLACEMENT_TIMEOUT_SECONDS = 120.0
+START_TIMEOUT_SECONDS = 300.0
 SAVE_TIMEOUT_SECONDS = 1800.0
 CAUSE_WAIT_SECONDS = 3.0
 """How long to wait, when one learner fails, for another's failure that may be the cause."""
@@ -78,6 +80,7 @@ class RayFleet:
         self._ready: set[ProcessId] = set()
         self._running_states: dict[int, dict] = {}
         self._evaluator_bandit: dict | None = None
+        self._held: list[ProcessId] = []
         self._turn = 0
         self._group: PlacementGroup | None = None
         self._session = session or start_private(config, topology)
@@ -93,10 +96,11 @@ class RayFleet:
         for shard in range(self.topology.replay_shards):
             self._create(("replay", shard), checkpoint)
         self._create_learners(checkpoint, adopt=False)
-        for worker in range(self.num_workers):
-            self._create(("worker", worker), None)
+        # Before the workers, which take what they find.
         if self.config.evaluation.period_env_frames:
             self._create(("evaluator", 0), None)
+        for worker in range(self.num_workers):
+            self._create(("worker", worker), None)
         if self.topology.joined:
             self._refuse_unseen_folder()
 
@@ -155,8 +159,47 @@ class RayFleet:
         return any(("replay", shard) in self._ready for shard in range(self.topology.replay_shards))
 
     def waiting(self) -> list[ProcessId]:
-        """Processes that have no place yet."""
-        return [process for process in self._handles if process not in self._locations]
+        """Processes that have no place yet; a private Ray has one for all."""
+        if not self.topology.joined:
+            return []
+        return [process for process in self._handles if process not in self._locations] + self._held
+
+    def leaving(self) -> list[ProcessId]:
+        """Processes on nodes that have been told to leave soon (a spot instance's notice, a scale-down)."""
+        if not self.topology.joined:
+            return []
+        try:
+            from ray._private.state import state
+
+            draining = state.get_draining_nodes()
+        except Exception:  # not a public interface of Ray's: without it, a notice goes unheard
+            return []
+        return [process for process, location in self._locations.items() if location.node_id in draining]
+
+    def make_room(self) -> list[ProcessId]:
+        """Stop as many workers as learners and shards that wait need cores; returns those stopped.
+
+        They come back when the others have a place and there is room beside them.
+        """
+        stopped: list[ProcessId] = []
+        for process in [p for p in self.waiting() if _essential(p)]:
+            load = self.topology.learner if process[0] == "learner" else self.topology.shard
+            workers: dict[str, list[ProcessId]] = {}
+            for other, location in self._locations.items():
+                if other[0] == "worker":
+                    workers.setdefault(location.node_id, []).append(other)
+            # All on one node: a learner's cores must be side by side.
+            for victim in max(workers.values(), key=len, default=[])[-math.ceil(load.cores) :]:
+                self._remove(victim)
+                stopped.append(victim)
+        self._held += stopped
+        return stopped
+
+    def _readmit(self) -> None:
+        if self._held and not any(_essential(process) for process in self.waiting()):
+            held, self._held = self._held, []
+            for process in held:
+                self._create(process, None)
 
     # Calls
 
@@ -178,6 +221,7 @@ class RayFleet:
 
     def wait(self, timeout: float) -> list[Reply]:
         """Replies that arrive within ``timeout`` seconds, as soon as there is one; failures are replies too."""
+        self._readmit()
         if not self._calls:
             time.sleep(min(timeout, 0.01))
             return []
@@ -207,9 +251,11 @@ class RayFleet:
 
     def _hung(self) -> list[Reply]:
         """Failures of processes that have a place, but do not answer."""
-        limit = self.config.cluster.request_timeout_seconds
         replies = []
         for reference, call in list(self._calls.items()):
+            limit = self.config.cluster.request_timeout_seconds
+            if call.what != "request":
+                limit = max(limit, START_TIMEOUT_SECONDS)
             if call.process in self._locations and time.monotonic() - call.since > limit:
                 del self._calls[reference]
                 replies.append(Reply(call.process, error=ProcessHung(f"no answer within {limit:.0f} s")))
@@ -338,15 +384,24 @@ class RayFleet:
 
     # Checkpoints and figures
 
+    @property
+    def _writers(self) -> list[ProcessId]:
+        return [("learner", 0), *(("replay", shard) for shard in range(self.topology.replay_shards))]
+
+    @property
+    def can_save(self) -> bool:
+        """Whether all that write parts of a checkpoint are there."""
+        return all(self.ready(writer) for writer in self._writers)
+
     def save(self, directory: Path) -> None:
         """Let learner and replay shards write their parts of a checkpoint into ``directory``."""
-        writers = [("learner", 0), *(("replay", shard) for shard in range(self.topology.replay_shards))]
-        missing = [f"{kind} {index}" for kind, index in writers if not self.ready((kind, index))]
-        if missing:
-            raise RuntimeError(f"{', '.join(missing)} is being replaced")
+        if not self.can_save:
+            raise RuntimeError("a learner or a replay shard is being replaced")
         target = str(directory.resolve())
-        saves = [self._handles[writer].save.remote(target) for writer in writers]
-        ray.get(saves, timeout=SAVE_TIMEOUT_SECONDS)
+        saves = [self._handles[writer].save.remote(target) for writer in self._writers]
+        # Until all have ended, whatever one says: none may still write when the folder is removed or sealed.
+        ray.wait(saves, num_returns=len(saves), timeout=SAVE_TIMEOUT_SECONDS)
+        ray.get(saves, timeout=PING_TIMEOUT_SECONDS)
 
     def priorities(self) -> Any:
         """Priorities of all stored sequences, for a histogram; None if a shard does not answer."""

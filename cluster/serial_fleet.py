@@ -47,7 +47,7 @@ class SerialFleet:
                 self._evaluator.evaluator.load_state_dict(serial["evaluator"])
         self._learner.publish(self.weights)
 
-    replay_ready = True
+    replay_ready = can_save = True
 
     def ready(self, process: ProcessId) -> bool:
         """Whether ``process`` can take requests: always."""
@@ -55,6 +55,14 @@ class SerialFleet:
 
     def waiting(self) -> list[ProcessId]:
         """Processes that have no place yet: none."""
+        return []
+
+    def leaving(self) -> list[ProcessId]:
+        """Processes whose node is about to leave: none."""
+        return []
+
+    def make_room(self) -> list[ProcessId]:
+        """Stop workers in favour of what waits for a place: nothing does."""
         return []
 
     def submit_rollout(self, worker: int, request: RolloutRequest) -> None:

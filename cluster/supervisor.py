@@ -38,7 +38,11 @@ EVALUATION_STEPS = 100
 """Steps of one request to the evaluator."""
 RETRY_SECONDS = 60.0
 """Until the next attempt, after a checkpoint could not be written."""
-WAITING_SECONDS = 20.0
+NODES_SECONDS = 5.0
+"""Between two looks at which nodes are about to leave."""
+ESSENTIAL = ("learner", "replay")
+"""Processes without which nothing is learned; a checkpoint consists of theirs."""
+WAITING_SECONDS = 60.0
 """How long processes may be without a place before the user is told."""
 RESTART_BACKOFF_SECONDS = (1.0, 5.0, 15.0, 30.0)
 """Wait before the first, second, ... restart of a process in a row."""
@@ -56,8 +60,12 @@ class Fleet(Protocol):
     def weights(self) -> WeightsPort: ...
     @property
     def replay_ready(self) -> bool: ...
+    @property
+    def can_save(self) -> bool: ...
     def ready(self, process: ProcessId) -> bool: ...
     def waiting(self) -> list[ProcessId]: ...
+    def leaving(self) -> list[ProcessId]: ...
+    def make_room(self) -> list[ProcessId]: ...
     def start(self, checkpoint: Path | None) -> None: ...
     def submit_rollout(self, worker: int, request: RolloutRequest) -> None: ...
     def submit_update(self, request: UpdateRequest) -> None: ...
@@ -101,6 +109,9 @@ class Supervisor:
         self._evaluating = False
         self._failures: dict[ProcessId, deque[tuple[float, str]]] = defaultdict(deque)
         self._restart_at: dict[ProcessId, float] = {}
+        self._log_failed = False
+        self._leaving: set[ProcessId] = set()
+        self._nodes_checked = 0.0
         self._waiting = self._waiting_told = 0
         self._waiting_since = 0.0
         self._stop_requested = ""
@@ -143,12 +154,12 @@ class Supervisor:
         try:
             while not self._should_stop():
                 self._restart_due()
-                self._note_waiting()
+                self._watch_places()
                 self._dispatch()
                 for reply in self.fleet.wait(timeout=0.5):
                     self._handle(reply)
-                self.telemetry.tick(self)
-                if time.monotonic() > next_checkpoint:
+                self._show()
+                if self.fleet.can_save and (self._preempted() or time.monotonic() > next_checkpoint):
                     period = 60 * self.config.checkpoint.period_minutes
                     written = self.save_checkpoint()
                     next_checkpoint = time.monotonic() + (period if written else min(period, RETRY_SECONDS))
@@ -156,6 +167,17 @@ class Supervisor:
         finally:
             self.telemetry.close(self)
         return self._stop_requested
+
+    def _show(self) -> None:
+        """Logs and status line; a disk that is full costs log points, not the run."""
+        try:
+            self.telemetry.tick(self)
+        except OSError as error:
+            if not self._log_failed:
+                self.telemetry.note(f"the log could not be written: {one_line(error)}", self.env_frames)
+            self._log_failed = True
+        else:
+            self._log_failed = False
 
     def _should_stop(self) -> bool:
         config = self.config
@@ -264,14 +286,34 @@ class Supervisor:
 
     # Failures
 
-    def _note_waiting(self) -> None:
-        """Tell the user when processes have waited for a place for a while, and when they need no longer."""
+    def _preempted(self) -> bool:
+        """Whether a node that learners or shards run on has been told, since the last question, to leave soon."""
+        if time.monotonic() - self._nodes_checked < NODES_SECONDS:
+            return False
+        self._nodes_checked = time.monotonic()
+        known, self._leaving = self._leaving, set(self.fleet.leaving())
+        new = sorted(self._leaving - known)
+        if not any(kind in ESSENTIAL for kind, _ in new):
+            return False
+        names = ", ".join(f"{kind} {index}" for kind, index in new)
+        self.telemetry.note(f"the node of {names} leaves soon: writing a checkpoint", self.env_frames)
+        return True
+
+    def _watch_places(self) -> None:
+        """Tell the user when processes have waited for a place for a while, and when they need no longer.
+
+        Workers give way where learners or replay wait: without those nothing is learned.
+        """
         waiting = self.fleet.waiting()
         if len(waiting) != self._waiting:
             self._waiting, self._waiting_since = len(waiting), time.monotonic()
         if self._waiting_told == self._waiting or time.monotonic() - self._waiting_since < WAITING_SECONDS:
             return
         self._waiting_told = self._waiting
+        for process in self.fleet.make_room():
+            self._busy.discard(process)
+            self._arms_left[process[1]] = [0] * self.config.cluster.lanes_per_worker
+            self.telemetry.note(f"{process[0]} {process[1]} stopped to make room", self.env_frames)
         names = ", ".join(f"{kind} {index}" for kind, index in waiting[:4]) + (", ..." if len(waiting) > 4 else "")
         text = f"{names} wait for free cores or GPUs: they start when a node joins" if waiting else "all have a place"
         self.telemetry.note(text, self.env_frames)
@@ -331,16 +373,24 @@ class Supervisor:
 
         A full disk or a lost process leaves the run going and the old one in place.
         """
+        self._await_updates()
         try:
             with self.checkpoints.writing(self.env_frames) as directory:
                 self.fleet.save(directory)
                 save_tree(directory, "supervisor", self._state())
         except Exception as error:
-            if self.fleet.exact_resume:
+            if self.fleet.exact_resume and not isinstance(error, OSError):
                 raise
             self.telemetry.note(f"the checkpoint could not be written: {one_line(error)}", self.env_frames)
             return False
         return True
+
+    def _await_updates(self) -> None:
+        """Let the updates in flight end, which saving would wait for anyway, so that both count the same."""
+        deadline = time.monotonic() + self.config.cluster.request_timeout_seconds
+        while ("learner", 0) in self._busy and time.monotonic() < deadline:
+            for reply in self.fleet.wait(timeout=0.5):
+                self._handle(reply)
 
     def _state(self) -> dict[str, Any]:
         return {

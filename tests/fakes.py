@@ -5,7 +5,10 @@ Registered below with default arguments; a test that needs others registers an i
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import time
 from typing import Any
 
 import gymnasium
@@ -143,6 +146,25 @@ class Raising(Chain):
         return super().step(action)
 
 
+class Faulty(Chain):
+    """A chain that breaks once: when the file named by ``FAULT_FILE`` appears, one environment takes it away, and
+    then raises RuntimeError or hangs, as the file says.
+    """
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        path = os.environ.get("FAULT_FILE", "")
+        if path and os.path.exists(path):
+            taken = f"{path}.{os.getpid()}"
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path, taken)
+                with open(taken) as file:
+                    fault = file.read()
+                if fault == "hang":
+                    time.sleep(3600)
+                raise RuntimeError("the emulator caught fire once")
+        return super().step(action)
+
+
 class Unrepeatable(Chain):
     """A chain whose observations ignore the seed: no two are ever equal."""
 
@@ -161,6 +183,7 @@ gymnasium.register("TinyMaze-v0", TinyMaze)
 gymnasium.register("Counter-v0", Counter)
 gymnasium.register("Raising-v0", Raising)
 gymnasium.register("Unrepeatable-v0", Unrepeatable)
+gymnasium.register("Faulty-v0", Faulty)
 gymnasium.register(
     "ContinuousAction-v0",
     Spaces,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -26,29 +25,6 @@ CLUSTER = ClusterConfig(num_workers=2, lanes_per_worker=4, object_store_gb=0.1, 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     return tmp_path / "run"
-
-
-def test_killed_processes_are_replaced_and_the_run_goes_on(run_dir: Path) -> None:
-    """kill -9 of a worker, then of the learner, then of the replay: counted, shown, and survived."""
-    checkpoint = dataclasses.replace(tiny_config().checkpoint, period_minutes=0.05)
-    run = Run(tiny_config(serial=False, cluster=CLUSTER, checkpoint=checkpoint), run_dir)
-    supervisor = run.supervisor
-    try:
-        run.wait_until(lambda: supervisor.learner_updates > 20, "learning")
-        victims = run.fleet.process_ids()
-        for restarts, victim in enumerate([("worker", 1), ("learner", 0), ("replay", 0)], 1):
-            os.kill(victims[victim], signal.SIGKILL)
-            run.wait_until(lambda n=restarts: supervisor.restarts == n, f"the restart of {victim}")
-            frames, updates = supervisor.env_frames, supervisor.learner_updates
-            run.wait_until(lambda f=frames: supervisor.env_frames > f + 500, f"acting after the loss of {victim}")
-            run.wait_until(lambda u=updates: supervisor.learner_updates > u + 20, f"learning after {victim}")
-        assert run.fleet.process_ids()["worker", 1] != victims["worker", 1]
-    finally:
-        run.stop()
-    metrics = read_metrics(run_dir)
-    assert metrics["health/restarts"].values[-1] == 3
-    directory = Checkpoints(run_dir, 2).latest_or_error(pytest.fail)
-    assert load_tree(directory, "supervisor")["restarts"] == 3
 
 
 def test_a_crash_loop_stops_the_run_with_the_first_cause(run_dir: Path) -> None:
