@@ -10,7 +10,6 @@ node joins.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,11 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.config import TrainConfig
 from cluster.errors import UserError, one_line
 from cluster.messages import EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
+from cluster.places import PLACEMENT_TIMEOUT_SECONDS, Places, draining_nodes
 from cluster.ray_session import RaySession, start_private
 from cluster.remotes import (
     CONCURRENCY_GROUPS,
@@ -38,11 +36,10 @@ from cluster.remotes import (
     WeightServer,
 )
 from cluster.sharded_replay import ShardedReplay
-from cluster.topology import Load, Topology
+from cluster.topology import Topology
 from learner.learner import TrainingDiverged
 
 PING_TIMEOUT_SECONDS = 10.0
-PLACEMENT_TIMEOUT_SECONDS = 120.0
 START_TIMEOUT_SECONDS = 300.0
 SAVE_TIMEOUT_SECONDS = 1800.0
 CAUSE_WAIT_SECONDS = 3.0
@@ -82,7 +79,7 @@ class RayFleet:
         self._evaluator_bandit: dict | None = None
         self._held: list[ProcessId] = []
         self._turn = 0
-        self._group: PlacementGroup | None = None
+        self._places = Places(topology)
         self._session = session or start_private(config, topology)
 
     def start(self, checkpoint: Path | None) -> None:
@@ -90,8 +87,7 @@ class RayFleet:
 
         Raises UserError if learners and replay get no place, or a node does not see the run's folder.
         """
-        if self.topology.joined:
-            self._group = self._place_group()
+        self._places.reserve()
         self._create(("weights", 0), None)
         for shard in range(self.topology.replay_shards):
             self._create(("replay", shard), checkpoint)
@@ -103,19 +99,6 @@ class RayFleet:
             self._create(("worker", worker), None)
         if self.topology.joined:
             self._refuse_unseen_folder()
-
-    def _place_group(self) -> PlacementGroup:
-        topology = self.topology
-        bundles = [_resources(topology.learner)] * topology.num_learners
-        bundles += [_resources(topology.shard)] * topology.replay_shards
-        group = placement_group(bundles, strategy="PACK")
-        if not group.wait(PLACEMENT_TIMEOUT_SECONDS):
-            remove_placement_group(group)
-            raise UserError(
-                f"The cluster had no room for {topology.num_learners} learner(s) and {topology.replay_shards} replay "
-                f"shard(s) within {PLACEMENT_TIMEOUT_SECONDS:g} s: something else uses it; try again, or lower them."
-            )
-        return group
 
     def _refuse_unseen_folder(self) -> None:
         """Learners and shards write their parts of a checkpoint themselves."""
@@ -168,30 +151,21 @@ class RayFleet:
         """Processes on nodes that have been told to leave soon (a spot instance's notice, a scale-down)."""
         if not self.topology.joined:
             return []
-        try:
-            from ray._private.state import state
-
-            draining = state.get_draining_nodes()
-        except Exception:  # not a public interface of Ray's: without it, a notice goes unheard
-            return []
+        draining = draining_nodes()
         return [process for process, location in self._locations.items() if location.node_id in draining]
 
     def make_room(self) -> list[ProcessId]:
-        """Stop as many workers as learners and shards that wait need cores; returns those stopped.
+        """Stop as many workers as a learner or a shard that waits needs cores; returns those stopped.
 
         They come back when the others have a place and there is room beside them.
         """
-        stopped: list[ProcessId] = []
-        for process in [p for p in self.waiting() if _essential(p)]:
-            load = self.topology.learner if process[0] == "learner" else self.topology.shard
-            workers: dict[str, list[ProcessId]] = {}
-            for other, location in self._locations.items():
-                if other[0] == "worker":
-                    workers.setdefault(location.node_id, []).append(other)
-            # All on one node: a learner's cores must be side by side.
-            for victim in max(workers.values(), key=len, default=[])[-math.ceil(load.cores) :]:
-                self._remove(victim)
-                stopped.append(victim)
+        workers: dict[str, list[ProcessId]] = {}
+        for process, location in self._locations.items():
+            if process[0] == "worker":
+                workers.setdefault(location.node_id, []).append(process)
+        stopped = self._places.victims(self.waiting(), workers)
+        for process in stopped:
+            self._remove(process)
         self._held += stopped
         return stopped
 
@@ -337,7 +311,7 @@ class RayFleet:
     def _create_learners(self, checkpoint: Path | None, adopt: bool) -> None:
         topology = self.topology
         for rank in range(topology.num_learners):
-            options = self._placed(topology.learner, bundle=rank) | _threads(topology.learner_threads)
+            options = self._places.options(("learner", rank)) | _threads(topology.learner_threads)
             actor = ray.remote(LearnerProcess).options(**options)
             arguments = (self.config, topology.learner_threads, topology.learner_device, rank, topology.num_learners)
             self._add(("learner", rank), actor.remote(*arguments))
@@ -351,36 +325,27 @@ class RayFleet:
     def _create(self, process: ProcessId, checkpoint: Path | None) -> None:
         kind, index = process
         topology = self.topology
+        options = self._places.options(process) | _threads(1)
         if kind == "weights":
-            self._add(process, ray.remote(WeightServer).options(**self._placed(Load(0, 0, 0), bundle=0)).remote())
+            self._add(process, ray.remote(WeightServer).options(**options).remote())
         elif kind == "replay":
-            options = self._placed(topology.shard, bundle=topology.num_learners + index) | _threads(1)
             actor = ray.remote(concurrency_groups=CONCURRENCY_GROUPS)(ReplayProcess)
             actor = actor.options(max_pending_calls=MAX_PENDING_CALLS, **options)
             self._add(process, actor.remote(self.config.replay, self.config.seed, index, topology.replay_shards))
             if checkpoint is not None:
                 self._call(process, "prepare", self._handles[process].prepare.remote(_path(checkpoint)))
         elif kind == "evaluator":
-            actor = ray.remote(EvaluatorProcess).options(**self._placed(topology.evaluator), **_threads(1))
+            actor = ray.remote(EvaluatorProcess).options(**options)
             self._add(process, actor.remote(self.config, self._evaluator_bandit))
         else:
             device = "cuda" if topology.worker.gpus else "cpu"
-            actor = ray.remote(RolloutProcess).options(**self._placed(topology.worker), **_threads(1))
+            actor = ray.remote(RolloutProcess).options(**options)
             state = self._running_states.get(index)
             self._add(process, actor.remote(self.config, index, self.num_workers, device, state))
 
     def _add(self, process: ProcessId, handle: Any) -> None:
         self._handles[process] = handle
         self._call(process, "place", handle.locate.remote())
-
-    def _placed(self, load: Load, bundle: int | None = None) -> dict[str, Any]:
-        """Ray's options that reserve ``load`` and say where: in a bundle of the group, or spread."""
-        options: dict[str, Any] = {"num_cpus": load.cores, "num_gpus": load.gpus}
-        if self._group is not None and bundle is not None:
-            strategy: Any = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
-        else:
-            strategy = "SPREAD" if self.topology.joined else "DEFAULT"
-        return options | {"scheduling_strategy": strategy}
 
     # Checkpoints and figures
 
@@ -435,9 +400,7 @@ class RayFleet:
         """Stop all processes, and a private Ray."""
         for handle in self._handles.values():
             ray.kill(handle, no_restart=True)
-        if self._group is not None:
-            with contextlib.suppress(RayError):
-                remove_placement_group(self._group)
+        self._places.release()
         self._session.close()
 
 
@@ -453,10 +416,6 @@ def _of_rank(reply: Reply, num_ranks: int) -> Exception:
     if num_ranks == 1 or isinstance(cause, TrainingDiverged):
         return error
     return RuntimeError(f"rank {reply.process[1]} failed: {one_line(error)}")
-
-
-def _resources(load: Load) -> dict[str, float]:
-    return {name: amount for name, amount in (("CPU", load.cores), ("GPU", load.gpus)) if amount}
 
 
 def _path(checkpoint: Path | None) -> str | None:

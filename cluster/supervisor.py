@@ -8,7 +8,6 @@ whichever finishes, and dispatches the next. It drives `ray_fleet.py` and `seria
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +27,7 @@ from cluster.messages import (
     WeightsPort,
 )
 from cluster.meta_controller import MetaController
+from cluster.restarts import Restarts
 from cluster.sharded_replay import ShardStatistics
 from cluster.telemetry import Telemetry
 from cluster.topology import Topology
@@ -44,8 +44,6 @@ ESSENTIAL = ("learner", "replay")
 """Processes without which nothing is learned; a checkpoint consists of theirs."""
 WAITING_SECONDS = 60.0
 """How long processes may be without a place before the user is told."""
-RESTART_BACKOFF_SECONDS = (1.0, 5.0, 15.0, 30.0)
-"""Wait before the first, second, ... restart of a process in a row."""
 
 
 class Fleet(Protocol):
@@ -107,8 +105,7 @@ class Supervisor:
         self._busy: set[ProcessId] = set()
         self._updates_in_flight = 0
         self._evaluating = False
-        self._failures: dict[ProcessId, deque[tuple[float, str]]] = defaultdict(deque)
-        self._restart_at: dict[ProcessId, float] = {}
+        self._restarts = Restarts(config.cluster.max_restarts, 60 * config.cluster.restart_window_minutes)
         self._log_failed = False
         self._leaving: set[ProcessId] = set()
         self._nodes_checked = 0.0
@@ -200,7 +197,7 @@ class Supervisor:
             self._dispatch_evaluation()
 
     def _is_idle(self, process: ProcessId) -> bool:
-        return process not in self._busy and process not in self._restart_at and self.fleet.ready(process)
+        return process not in self._busy and process not in self._restarts and self.fleet.ready(process)
 
     def _may_act(self) -> bool:
         # Without a shard to take them, sequences would be lost.
@@ -327,28 +324,14 @@ class Supervisor:
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, TrainingDiverged):
             raise TrainingStopped(str(cause))
-        if process in self._restart_at:
+        if process in self._restarts:
             return
-        limit, now = self.config.cluster, time.monotonic()
-        failures = self._failures[process]
-        failures.append((now, one_line(error)))
-        while failures and failures[0][0] < now - 60 * limit.restart_window_minutes:
-            failures.popleft()
-        name = f"{process[0]} {process[1]}"
-        if len(failures) > limit.max_restarts:
-            raise TrainingStopped(
-                f"{name} failed {len(failures)} times within {limit.restart_window_minutes:g} minutes. "
-                f"The first failure: {failures[0][1]}"
-            )
-        wait = RESTART_BACKOFF_SECONDS[min(len(failures), len(RESTART_BACKOFF_SECONDS)) - 1]
-        self._restart_at[process] = now + wait
-        self.telemetry.note(f"{name} failed ({one_line(error)}); restarting it in {wait:g} s", self.env_frames)
+        wait = self._restarts.plan(process, one_line(error), time.monotonic())
+        text = f"{process[0]} {process[1]} failed ({one_line(error)}); restarting it in {wait:g} s"
+        self.telemetry.note(text, self.env_frames)
 
     def _restart_due(self) -> None:
-        for process, due in list(self._restart_at.items()):
-            if time.monotonic() < due:
-                continue
-            del self._restart_at[process]
+        for process in self._restarts.due(time.monotonic()):
             self.restarts += 1
             kind, index = process
             if kind == "worker":
@@ -422,6 +405,9 @@ class Supervisor:
             self._evaluating = state["evaluating"]
             self._arms_left = state["arms_left"]
             return
+        saved = self._running_states
+        # Workers that are new begin with the moments of one that is not, rather than with none.
+        self._running_states = {w: saved[w % len(saved)] for w in range(self.fleet.num_workers) if saved}
         for worker, running_state in self._running_states.items():
             self.fleet.restore_running_state(worker, running_state)
         if self._evaluator_bandit is not None:

@@ -44,7 +44,7 @@ class Run:
         except BaseException as error:
             self.error = error
 
-    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 120) -> float:
+    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 300) -> float:
         """Seconds until ``condition()``; fails if the run ends or ``seconds`` pass before."""
         begin = time.monotonic()
         while not condition():

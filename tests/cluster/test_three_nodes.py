@@ -29,6 +29,9 @@ QUICK_HEALTH_CHECKS = {
 STORE = 80 << 20
 
 
+pytestmark = pytest.mark.timeout(900)  # half a minute on a quiet machine
+
+
 @pytest.fixture
 def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head node with room for learners and shards, and two nodes with room for one worker each."""
@@ -67,7 +70,7 @@ def test_a_node_leaves_and_another_joins(ray_cluster: Cluster, tmp_path: Path) -
     run = Run(config, run_dir, session=session, nodes=nodes)
     try:
         supervisor, fleet = run.supervisor, run.fleet
-        run.wait_until(lambda: supervisor.learner_updates > 20, "learning", 200)
+        run.wait_until(lambda: supervisor.learner_updates > 20, "learning")
         places = fleet.node_ids()
         group = {places[process] for process in places if process[0] in ("learner", "replay")}
         homes = [places["worker", number] for number in range(2)]
