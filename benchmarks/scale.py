@@ -280,13 +280,15 @@ def main(arguments: list[str] | None = None) -> None:
     configs = [stage_config(lanes, each, options.shards) for lanes, each in shapes]
     figures: list[Figure] = []
     stages: list[Stage] = []
-    # Standard output is the report's alone; the supervisor's status lines go beside it.
+    # Standard output is the report's alone; status lines, and each stage as it ends, go beside it.
     with contextlib.redirect_stdout(sys.stderr):
         print(f"load average before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         traffic = record_traffic(configs[0])
         for config in configs:
             stages.append(run_stage(config, traffic, options.seconds, options.hosts))
-            figures += stage_figures(stages[-1], traffic, config)
+            rows = stage_figures(stages[-1], traffic, config)
+            report(rows, as_json=False)
+            figures += rows
     figures += [
         Figure("one encoded sequence", traffic.blob_bytes / 1e3, "KB"),
         Figure("one weight vector", 4 * traffic.weight_count / 1e6, "MB"),

@@ -19,6 +19,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.scale import main as run_scale
 from cluster.command_line import parse_train
 from cluster.presets import PRESETS
 from launch import main
@@ -37,7 +38,7 @@ REVISITS_ONLY = {
     "return/new_states",
     "evaluation/new_states",
 }
-OTHER_PROGRAMS_FLAGS = {"--logdir", "--index-url", "--shm-size"}
+OTHER_PROGRAMS_FLAGS = {"--logdir", "--index-url", "--shm-size", "--gpus", "--head", "--generate"}
 
 
 # The table of presets
@@ -197,6 +198,9 @@ def test_flags_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     with pytest.raises(SystemExit):
         run_experiment(EXPERIMENT, ["--help"])
     known["results"] = set(flag.findall(capsys.readouterr().out))
+    with pytest.raises(SystemExit):
+        run_scale(["--help"])
+    known["benchmarks"] = set(flag.findall(capsys.readouterr().out)) | {"--minutes"}
     known["any"] = set().union(*known.values()) | OTHER_PROGRAMS_FLAGS
     checked = 0
     for page in PAGES:
