@@ -44,7 +44,8 @@ def report(figures: list[Figure], as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(figure) for figure in figures], indent=2))
         return
+    width = max(48, *(len(figure.name) + 2 for figure in figures))
     for figure in figures:
         limit = "" if figure.limit is None else f"limit {figure.limit:,.4g}"
         ratio = "" if figure.ratio is None else f"ratio {figure.ratio:.2f}"
-        print(f"{figure.name:<48}{figure.value:>12,.4g} {figure.unit:<20}{limit:<18}{ratio:<12}{figure.target}")
+        print(f"{figure.name:<{width}}{figure.value:>12,.4g} {figure.unit:<20}{limit:<18}{ratio:<12}{figure.target}")

@@ -66,14 +66,18 @@ class StatusLine:
         self._drawn_at = float("-inf")
         self._latest: StatusFields | None = None
 
+    @property
+    def due(self) -> bool:
+        """Whether `update` would draw now; until then fields need not be gathered."""
+        return time.monotonic() - self._drawn_at >= (REDRAW_SECONDS if self._live else PLAIN_LINE_SECONDS)
+
     def update(self, fields: StatusFields) -> None:
-        """Show ``fields``. Cheap to call at every tick: most calls only remember them."""
+        """Show ``fields``, at once if that is due, else when the line is closed."""
         self._latest = fields
-        now = time.monotonic()
-        if now - self._drawn_at < (REDRAW_SECONDS if self._live else PLAIN_LINE_SECONDS):
-            return
-        self._drawn_at = now
-        self._draw()
+        if self.due:
+            self._drawn_at = time.monotonic()
+            self._draw()
+            self._latest = None
 
     def note(self, message: str) -> None:
         """Print a line of its own, with the time of day: a warning, a restart, a checkpoint."""
@@ -81,7 +85,7 @@ class StatusLine:
         self._console.print(line, soft_wrap=self._live is None, highlight=False)
 
     def close(self) -> None:
-        """Draw the last fields once more and give the terminal back; harmless when called twice."""
+        """Draw the last fields, unless that was done, and give the terminal back; harmless when called twice."""
         if self._latest is not None:
             self._draw()
             self._latest = None

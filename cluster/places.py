@@ -58,13 +58,19 @@ class Places:
         return {"num_cpus": load.cores, "num_gpus": load.gpus, "scheduling_strategy": strategy}
 
     def victims(self, waiting: list[ProcessId], workers_by_node: dict[str, list[ProcessId]]) -> list[ProcessId]:
-        """Workers whose cores would do for the first learner or shard among ``waiting``."""
+        """Workers whose cores would do for the learners and shards among ``waiting``.
+
+        For all at once, because Ray gives a group's lost bundles new places together or not at all.
+        """
+        left = {node: list(workers) for node, workers in workers_by_node.items()}
+        found: list[ProcessId] = []
         for kind, _ in waiting:
-            if kind in ("learner", "replay"):
+            if kind in ("learner", "replay") and left:
                 load = self._topology.learner if kind == "learner" else self._topology.shard
                 # All on one node: a learner's cores must be side by side.
-                return max(workers_by_node.values(), key=len, default=[])[-math.ceil(load.cores) :]
-        return []
+                workers = max(left.values(), key=len)
+                found += [workers.pop() for _ in range(min(math.ceil(load.cores), len(workers)))]
+        return found
 
     def release(self) -> None:
         """Give the group back."""

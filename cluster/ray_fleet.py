@@ -155,7 +155,7 @@ class RayFleet:
         return [process for process, location in self._locations.items() if location.node_id in draining]
 
     def make_room(self) -> list[ProcessId]:
-        """Stop as many workers as a learner or a shard that waits needs cores; returns those stopped.
+        """Stop as many workers as learners and shards that wait need cores; returns those stopped.
 
         They come back when the others have a place and there is room beside them.
         """

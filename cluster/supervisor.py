@@ -38,6 +38,8 @@ EVALUATION_STEPS = 100
 """Steps of one request to the evaluator."""
 RETRY_SECONDS = 60.0
 """Until the next attempt, after a checkpoint could not be written."""
+LAST_WAIT_SECONDS = 15.0
+"""For a process that is being replaced when the run is to stop; well within the usual grace of 30 s."""
 NODES_SECONDS = 5.0
 """Between two looks at which nodes are about to leave."""
 ESSENTIAL = ("learner", "replay")
@@ -143,6 +145,7 @@ class Supervisor:
         """
         if resume_from is not None:
             self._restore(resume_from)
+        began_at = self.env_steps
         self.fleet.start(resume_from)
         self.telemetry.open(self.env_frames if resume_from is not None else None)
         for title, markdown in self._texts.items():
@@ -160,6 +163,8 @@ class Supervisor:
                     period = 60 * self.config.checkpoint.period_minutes
                     written = self.save_checkpoint()
                     next_checkpoint = time.monotonic() + (period if written else min(period, RETRY_SECONDS))
+            if self.env_steps > began_at:
+                self._await_writers()
             self.save_checkpoint()
         finally:
             self.telemetry.close(self)
@@ -367,6 +372,14 @@ class Supervisor:
             self.telemetry.note(f"the checkpoint could not be written: {one_line(error)}", self.env_frames)
             return False
         return True
+
+    def _await_writers(self) -> None:
+        """Give learners and shards that are being replaced a moment to come back, for the last checkpoint's sake."""
+        deadline = time.monotonic() + LAST_WAIT_SECONDS
+        while not self.fleet.can_save and time.monotonic() < deadline:
+            self._restart_due()
+            for reply in self.fleet.wait(timeout=0.5):
+                self._handle(reply)
 
     def _await_updates(self) -> None:
         """Let the updates in flight end, which saving would wait for anyway, so that both count the same."""

@@ -186,7 +186,9 @@ class Telemetry:
                 self._rates = tuple((new - old) / elapsed for new, old in zip(counts, self._at_last_log, strict=True))
             self._at_last_log, self._logged_at = counts, now
             self._write(supervisor)
-        self._status.update(self._fields(supervisor))
+        # Gathered only when it is shown: going through hundreds of bandits at every tick would fill half a core.
+        if self._status.due:
+            self._status.update(self._fields(supervisor))
 
     def _write(self, supervisor: Supervisor) -> None:
         assert self._log is not None
@@ -284,6 +286,7 @@ class Telemetry:
         if self._log is not None:
             self._write(supervisor)
             self._log.close()
+            self._status.update(self._fields(supervisor))
         self._status.close()
 
     def state_dict(self) -> dict[str, Any]:

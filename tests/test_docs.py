@@ -19,6 +19,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.scale import main as run_scale
 from cluster.command_line import parse_train
 from cluster.presets import PRESETS
 from cluster.tensorboard_layout import LAYOUT
@@ -46,7 +47,7 @@ IMAGES_ONLY = {"evaluation/episode"}
 WHEN_ILL_ONLY = {"run/warnings"}
 NOT_HERE = {"scalars": RAY_ONLY | REVISITS_ONLY | ATARI_ONLY, "images": IMAGES_ONLY, "texts": WHEN_ILL_ONLY}
 KINDS = ("scalars", "images", "histograms", "texts")
-OTHER_PROGRAMS_FLAGS = {"--logdir", "--index-url", "--shm-size"}
+OTHER_PROGRAMS_FLAGS = {"--logdir", "--index-url", "--shm-size", "--gpus", "--head", "--generate"}
 
 
 # The table of presets
@@ -229,6 +230,9 @@ def test_flags_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     for example in EXAMPLES:
         fields = {name for name, _ in fields_of(example.Args())}
         known[example.__name__.removeprefix("examples.")] = {f"--{name}" for name in fields}
+    with pytest.raises(SystemExit):
+        run_scale(["--help"])
+    known["benchmarks"] = set(flag.findall(capsys.readouterr().out)) | {"--minutes"}
     known["any"] = set().union(*known.values()) | OTHER_PROGRAMS_FLAGS
     checked = 0
     for page in PAGES:

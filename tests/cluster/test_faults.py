@@ -20,6 +20,7 @@ import pytest
 
 from cluster.checkpoint import Checkpoints, load_tree
 from cluster.config import CheckpointConfig, ClusterConfig, TrainConfig
+from cluster.errors import UserError
 from cluster.metrics import read_metrics
 from replay.redistribution import saved_shards
 from tests.cluster.running import Run
@@ -170,7 +171,7 @@ def test_the_driver_is_killed_and_resumed_with_other_numbers(tmp_path: Path) -> 
     often = "--checkpoint.period-minutes 0.1 --evaluation.period-env-frames 0 --cluster.updates-per-request 5"
     driver = launch("train", *flags.split(), *sizes.split(), *often.split())
     checkpoints = Checkpoints(run_dir, 2)
-    wait_for(lambda: len(checkpoints.all()) >= 2, driver, "two checkpoints")
+    wait_for(lambda: two_that_learned(checkpoints), driver, "two checkpoints")
     family = descendants(driver.pid)
     assert len(family) > 6
     driver.send_signal(signal.SIGKILL)
@@ -213,6 +214,14 @@ def test_the_driver_is_killed_and_resumed_with_other_numbers(tmp_path: Path) -> 
 
 
 SMOKE_LANES = 4
+
+
+def two_that_learned(checkpoints: Checkpoints) -> bool:
+    found = checkpoints.all()
+    try:
+        return len(found) >= 2 and load_tree(found[-2], "supervisor")["learner_updates"] > 0
+    except UserError:  # it has made way for a newer one meanwhile
+        return False
 
 
 def launch(*arguments: str) -> subprocess.Popen[str]:

@@ -140,6 +140,7 @@ def test_piped_status_is_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatc
     with StatusLine(Console(file=output)) as status:
         for second in range(25):
             clock[0] = second
+            assert status.due == (second % 10 == 0)
             status.update(replace(FIELDS, elapsed_seconds=second))
         status.note("worker [3] died")
     lines = output.getvalue().splitlines()

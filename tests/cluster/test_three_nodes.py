@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from cluster.checkpoint import Checkpoints, load_tree
-from cluster.config import ClusterConfig
+from cluster.config import ClusterConfig, TrainConfig
 from cluster.metrics import read_metrics
 from cluster.ray_session import cluster_nodes, join_cluster
 from replay.redistribution import saved_shards
@@ -33,24 +34,31 @@ pytestmark = pytest.mark.timeout(900)  # half a minute on a quiet machine
 
 
 @pytest.fixture
-def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A head node with room for learners and shards, and two nodes with room for one worker each."""
+def make_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Cluster]]:
+    """``make_cluster(head, a, b)``: a cluster of nodes with so many cores each."""
     for name, value in QUICK_HEALTH_CHECKS.items():
         monkeypatch.setenv(name, value)
-    head = {"num_cpus": 4, "object_store_memory": STORE, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    clusters = []
+
+    def make(head_cores: int, *cores: int) -> Cluster:
+        head = {"num_cpus": head_cores, "object_store_memory": STORE, "include_dashboard": False}
+        clusters.append(Cluster(initialize_head=True, head_node_args=head))
+        for count in cores:
+            clusters[0].add_node(num_cpus=count, object_store_memory=STORE)
+        return clusters[0]
+
     try:
-        yield cluster
+        yield make
     finally:
-        cluster.shutdown()
+        for cluster in clusters:
+            cluster.shutdown()
 
 
-def test_a_node_leaves_and_another_joins(ray_cluster: Cluster, tmp_path: Path) -> None:
+def config_for(cluster: Cluster, num_workers: int) -> TrainConfig:
+    """Two learners and two shards of one core each, and workers, on a cluster."""
     settings = ClusterConfig(
-        address=ray_cluster.address,
-        num_workers=2,
+        address=cluster.address,
+        num_workers=num_workers,
         lanes_per_worker=4,
         num_learners=2,
         learner_threads=1,
@@ -58,11 +66,16 @@ def test_a_node_leaves_and_another_joins(ray_cluster: Cluster, tmp_path: Path) -
         updates_per_request=5,
     )
     base = tiny_config(serial=False, cluster=settings)
-    config = dataclasses.replace(
+    return dataclasses.replace(
         base,
         learner=dataclasses.replace(base.learner, device="cpu"),
         evaluation=dataclasses.replace(base.evaluation, period_env_frames=0),
     )
+
+
+def test_a_node_leaves_and_another_joins(make_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    ray_cluster = make_cluster(4, 1, 1)
+    config = config_for(ray_cluster, num_workers=2)
     run_dir = tmp_path / "run"
     session = join_cluster(config)
     nodes = cluster_nodes()
@@ -105,3 +118,48 @@ def test_a_node_leaves_and_another_joins(ray_cluster: Cluster, tmp_path: Path) -
     assert state["learner_updates"] == load_tree(checkpoint, "learner")["updates"] == series.values[-1]
     assert state["restarts"] >= 1
     assert not os.environ.get("RAY_ADDRESS")
+
+
+@pytest.mark.faults
+def test_the_node_of_learners_and_shards_is_told_to_leave_and_leaves(
+    make_cluster: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint at the notice; then the group finds a place, for which workers make way, and goes on from there."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    monkeypatch.setattr("cluster.supervisor.WAITING_SECONDS", 10.0)
+    ray_cluster = make_cluster(0, 4, 4)
+    config = config_for(ray_cluster, num_workers=4)
+    run_dir = tmp_path / "run"
+    session = join_cluster(config)
+    run = Run(config, run_dir, session=session, nodes=cluster_nodes())
+    checkpoints = Checkpoints(run_dir, 2)
+    try:
+        supervisor, fleet = run.supervisor, run.fleet
+        run.wait_until(lambda: supervisor.learner_updates > 20, "learning")
+        places = fleet.node_ids()
+        (home,) = {places[process] for process in places if process[0] in ("learner", "replay")}
+        assert home not in {places["worker", number] for number in range(4)}
+        assert checkpoints.all() == []
+
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline_ms = (int(time.time()) + 3600) * 1000
+        accepted, why = GcsClient(address=ray_cluster.address).drain_node(home, reason, "spot notice", deadline_ms)
+        assert accepted, why
+        run.wait_until(checkpoints.all, "the checkpoint at the notice")
+        saved = load_tree(checkpoints.latest_or_error(pytest.fail), "supervisor")
+
+        lost = next(node for node in ray_cluster.worker_nodes if node.node_id == home)
+        ray_cluster.remove_node(lost, allow_graceful=False)
+        run.wait_until(lambda: len(fleet.waiting()) >= 4, "workers to make way, or the group to wait")
+        run.wait_until(lambda: fleet.can_save, "learners and shards elsewhere")
+        updates = supervisor.learner_updates
+        assert updates >= saved["learner_updates"]
+        # All four workers made way for two learners and two shards; a new node takes them.
+        ray_cluster.add_node(num_cpus=4, object_store_memory=STORE)
+        run.goes_on("with learners and shards on the other node")
+        assert fleet.node_ids()["learner", 0] != home
+        run.wait_until(lambda: fleet.waiting() == [], "the workers' return")
+    finally:
+        run.stop()

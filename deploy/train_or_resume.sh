@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Train, or go on training if the run already has a checkpoint: what a job that may be started again should run.
+#
+#   bash deploy/train_or_resume.sh RUN_DIR [flags of launch.py train]
+#
+# A schedule that restarts a preempted or failed job (SLURM's requeue, RayJob's backoffLimit) then loses at most what
+# was learned since the last checkpoint. A run that broke off before its first one is moved aside and begun anew.
+# --env and --preset matter only for a new run: a resumed one keeps its own configuration, other flags override it.
+# The process id of the training process is in RUN_DIR.pid, for whoever wants to send it a signal.
+set -euo pipefail
+
+if [ $# -lt 1 ] || [ "${1#-}" != "$1" ]; then
+    echo "usage: bash deploy/train_or_resume.sh RUN_DIR [flags of launch.py train]" >&2
+    exit 2
+fi
+run_dir=${1%/}
+shift
+mkdir -p "$(dirname "$run_dir")"
+
+# exec, below, keeps the process id.
+echo $$ > "$run_dir.pid"
+
+if compgen -G "$run_dir/checkpoints/*/manifest.json" > /dev/null; then
+    flags=()
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --preset | --env | --resume | --run-dir) [ $# -eq 1 ] || shift ;;
+            --preset=* | --env=* | --resume=* | --run-dir=*) ;;
+            *) flags+=("$1") ;;
+        esac
+        shift
+    done
+    exec python launch.py train --resume "$run_dir" "${flags[@]}"
+fi
+if [ -e "$run_dir" ]; then
+    mv "$run_dir" "$run_dir.broken-off-$(date +%Y%m%d-%H%M%S)"
+fi
+exec python launch.py train --run-dir "$run_dir" "$@"
