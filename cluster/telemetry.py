@@ -35,7 +35,9 @@ EPSILON_BANDS = (("high", 0.1, 1.0), ("middle", 0.01, 0.1), ("low", 0.0, 0.01))
 """Lanes by epsilon: mostly random, mixed, and nearly greedy ones; (name, above, up to and including)."""
 RECENT_EPISODES = 100
 HISTOGRAM_LOGS = 6
-"""Histograms and pictures are written with every so-manieth log point."""
+"""Histograms are written with every so-manieth log point, pictures with some of those."""
+PICTURE_GROWTH = 1.05
+"""A picture is drawn anew once the run has grown by this factor: some 200 in a run of any length."""
 TABLE_EPISODES = 2000
 """Newest episodes that the table of returns by epsilon and policy averages."""
 CLIP_FRAMES_PER_SECOND = 15.0
@@ -59,6 +61,7 @@ class Telemetry:
         self._arm_history = ArmHistory(config.family.num_policies)
         self._frames_per_step = frames_per_step(config.env, config.environment)
         self._env_steps = 0
+        self._pictured_at = self._filmed_at = -1
         # (epsilon band, policy, return) of the newest episodes.
         self._outcomes: deque[tuple[int, int, float]] = deque(maxlen=TABLE_EPISODES)
         self._returns: deque[float] = deque(maxlen=RECENT_EPISODES)
@@ -171,7 +174,8 @@ class Telemetry:
                 values["evaluation/human_normalised_capped"] = capped_human_normalised_score(self._game, score)
         assert self._log is not None
         self._log.scalars(values, env_frames)
-        if reply.clip is not None and reply.clip.dtype == np.uint8:
+        if reply.clip is not None and reply.clip.dtype == np.uint8 and _grown(env_frames, self._filmed_at):
+            self._filmed_at = env_frames
             self._log.animation("evaluation/episode", *animation(reply.clip, CLIP_FRAMES_PER_SECOND), env_frames)
 
     # Showing
@@ -215,7 +219,8 @@ class Telemetry:
             self.warn(warning, frames)
         if self._log_points % HISTOGRAM_LOGS == 0:
             self._write_histograms(supervisor, frames)
-            self._write_pictures(frames)
+            if _grown(frames, self._pictured_at):
+                self._write_pictures(frames)
         self._log.flush()
         self._log_points += 1
 
@@ -236,6 +241,7 @@ class Telemetry:
     def _write_pictures(self, frames: int) -> None:
         """Which policies were played when, and what they earned with how much randomness."""
         assert self._log is not None
+        self._pictured_at = frames
         shares = self._arm_history.shares()
         names = [
             f"{arm}: {beta:.3f}, {gamma:.4f}"
@@ -285,6 +291,8 @@ class Telemetry:
         """Write what is left and give the terminal back."""
         if self._log is not None:
             self._write(supervisor)
+            if supervisor.env_frames > self._pictured_at:
+                self._write_pictures(supervisor.env_frames)
             self._log.close()
             self._status.update(self._fields(supervisor))
         self._status.close()
@@ -312,3 +320,8 @@ class Telemetry:
         self._returns.extend(state["returns"])
         self._counters.update(state["counters"])
         self._round = [Episode(**fields) for fields in state["round"]]
+
+
+def _grown(env_frames: int, since: int) -> bool:
+    """Whether the run is so much longer than ``since`` (-1: nothing drawn yet) that a picture is worth its bytes."""
+    return env_frames > PICTURE_GROWTH * since

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cluster.console import format_count
-
 # Okabe and Ito's palette, told apart by the colour-blind too; grey for its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
 DASHES = ("", "7 3", "7 3 2 3", "2 3")
@@ -220,6 +218,7 @@ def _ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def _number(value: float) -> str:
-    if abs(value) >= 1000:
-        return ("-" if value < 0 else "") + format_count(abs(value)).replace(".00", "").replace(".0", "")
+    for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{round(value / unit, 6):g}{suffix}"
     return f"{round(value, 6):g}"

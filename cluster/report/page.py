@@ -230,11 +230,12 @@ def _throughput(groups: Sequence[Group]) -> str:
             values = [value for run in one.runs if math.isfinite(value := run.mean(tag))]
             cells.append(format(float(np.mean(values)), form) if values else "")
         rows.append(cells)
-    header = ["environment", "setting", "frames / s", "updates / s", "replay ratio", "s / update", "s / wait", "lag"]
+    header = ["environment", "setting", "frames / s", "updates / s", "replay ratio", "s / update", "s waiting", "lag"]
     chart = _curves_of_all(groups, "rate/env_frames_per_second", "frames / s")
     return (
         "<h2>Throughput</h2>"
-        '<p class="note">Means over the later half of each run; lag is in updates behind the learner.</p>'
+        '<p class="note">Means over the later half of each run. The learner waits for batches, per update; the policy '
+        "lag is in updates.</p>"
         + _table(header, rows)
         + f'<div class="charts">{_figure("Environment frames per second", chart)}</div>'
     )

@@ -224,6 +224,15 @@ def test_curves_lie_where_their_numbers_are() -> None:
     assert "human" in svg
 
 
+def test_axes_count_in_round_numbers() -> None:
+    svg = line_chart([Line("a", np.array([0.0, 5200.0]), np.array([-2_000_000.0, 1_000_000.0]))], "x", "y")
+    assert re.findall(r'class="tick"[^>]*middle">([^<]*)<', svg) == ["0", "2k", "4k"]
+    assert re.findall(r'class="tick"[^>]*end">([^<]*)<', svg) == ["-2M", "-1M", "0", "1M"]
+    close = line_chart([Line("a", np.array([3200.0, 5000.0]), np.array([0.1, 0.3]))], "x", "y")
+    assert "3.5k" in close
+    assert "0.25" in close
+
+
 def test_values_that_are_not_finite_leave_gaps_not_errors() -> None:
     x = np.arange(4.0)
     svg = line_chart([Line("a", x, np.array([1.0, np.nan, 2.0, 3.0]))], "x", "y")

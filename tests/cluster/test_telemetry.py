@@ -128,6 +128,22 @@ def test_pictures_texts_and_histograms_are_written(telemetry: Telemetry, tmp_pat
     assert any(path.read_bytes().count(b"session_start_info") for path in tmp_path.glob("events.*"))
 
 
+def test_pictures_grow_rarer(telemetry: Telemetry, tmp_path: Path) -> None:
+    """One for each twentieth that the run has grown: else a run of days would write gigabytes."""
+    clip = np.zeros((2, 1, 84, 84), np.uint8)
+    supervisor = fake_supervisor(4)
+    for frames in (0, 1000, 1010, 1040, 1060, 1070):
+        supervisor.env_frames = frames
+        telemetry.evaluated(evaluation_reply([episode(0, 1.0)], 0, clip), frames)
+        telemetry._log_points = 0
+        telemetry._write(supervisor)
+    telemetry.close(supervisor)
+    written = events(tmp_path)
+    assert [event.step for event in written.Images("evaluation/episode")] == [0, 1000, 1060]
+    # The last state of all is drawn when the run ends.
+    assert [event.step for event in written.Images("bandit/heat_map")] == [0, 1000, 1060, 1070]
+
+
 def test_warnings_are_told_once(telemetry: Telemetry, tmp_path: Path) -> None:
     supervisor = fake_supervisor(4)
     for _ in range(3):
