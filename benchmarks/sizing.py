@@ -21,8 +21,9 @@ from cluster.topology import Topology, network_parameters, plan_topology
 
 LANES_PER_WORKER = 16
 NODE_CORES, NODE_GB = 16, 64
-MEASURED_STEPS_PER_SECOND = {1: 87.0, 16: 900.0}
-"""Environment steps/s of one worker by its lanes: `python -m benchmarks.acting --lanes N`, Pong, one core."""
+MEASURED_STEPS_PER_SECOND = {1: 87.0, 16: 420.0}
+"""Environment steps/s of one worker by its lanes: `python -m benchmarks.acting --lanes N --dtype float32`, Pong, per
+second of processor time on a machine with much else to do, so at the low end."""
 SEQUENCE_BYTES = 17_200
 """One encoded sequence of 160 steps of Pong: `python -m benchmarks.scale`. Other games' take up to 3 times as much."""
 

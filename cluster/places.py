@@ -10,7 +10,12 @@ import math
 from typing import Any
 
 from ray.exceptions import RayError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.errors import UserError
@@ -60,8 +65,11 @@ class Places:
     def victims(self, waiting: list[ProcessId], workers_by_node: dict[str, list[ProcessId]]) -> list[ProcessId]:
         """Workers whose cores would do for the learners and shards among ``waiting``.
 
-        For all at once, because Ray gives a group's lost bundles new places together or not at all.
+        For all at once, because Ray gives a group's lost bundles new places together or not at all. None while the
+        group has all its places: then they only start slowly.
         """
+        if self._group is None or placement_group_table(self._group)["state"] == "CREATED":
+            return []
         left = {node: list(workers) for node, workers in workers_by_node.items()}
         found: list[ProcessId] = []
         for kind, _ in waiting:

@@ -13,7 +13,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from cluster.checkpoint import Checkpoints, load_tree
-from cluster.config import ClusterConfig, TrainConfig
+from cluster.config import CheckpointConfig, ClusterConfig, TrainConfig
 from cluster.metrics import read_metrics
 from cluster.ray_session import cluster_nodes, join_cluster
 from replay.redistribution import saved_shards
@@ -130,7 +130,8 @@ def test_the_node_of_learners_and_shards_is_told_to_leave_and_leaves(
 
     monkeypatch.setattr("cluster.supervisor.WAITING_SECONDS", 10.0)
     ray_cluster = make_cluster(0, 4, 4)
-    config = config_for(ray_cluster, num_workers=4)
+    rare = CheckpointConfig(period_minutes=600.0)
+    config = dataclasses.replace(config_for(ray_cluster, num_workers=4), checkpoint=rare)
     run_dir = tmp_path / "run"
     session = join_cluster(config)
     run = Run(config, run_dir, session=session, nodes=cluster_nodes())
