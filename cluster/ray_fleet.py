@@ -111,20 +111,19 @@ class RayFleet:
             raise UserError(
                 f"{error.cause}: put --run-dir on a filesystem that all nodes share, for checkpoints are written there."
             ) from None
-        except GetTimeoutError:
-            pass  # A slow start is not a mistake of the user's; `wait` deals with it.
+        except RayError:
+            pass  # A slow start, or a process that is lost again, is no mistake of the user's; `wait` deals with it.
 
     # Ports and readiness
 
     @property
     def replay(self) -> ShardedReplay:
-        """The way to all shards that are there. Each new one sends new sequences to the next shard."""
+        """The way to all shards that are there."""
         ports = []
         for shard in range(self.topology.replay_shards):
             handle = self._handles.get(("replay", shard))
             ports.append(RemoteShard(handle) if handle is not None and self.ready(("replay", shard)) else None)
-        self._turn += 1
-        return ShardedReplay(ports, home=self._turn % len(ports))
+        return ShardedReplay(ports)
 
     @property
     def weights(self) -> RemoteWeights:
@@ -179,6 +178,10 @@ class RayFleet:
 
     def submit_rollout(self, worker: int, request: RolloutRequest) -> None:
         process = ("worker", worker)
+        assert isinstance(request.replay, ShardedReplay)
+        # Shards take turns, so that all fill alike.
+        self._turn = (self._turn + 1) % self.topology.replay_shards
+        request.replay.home = self._turn
         self._call(process, "request", self._handles[process].rollout.remote(request))
 
     def submit_update(self, request: UpdateRequest) -> None:

@@ -212,10 +212,6 @@ class ShardStatistics:
     def sequences(self) -> int:
         return int(sum(stats.get("sequences", 0) for stats in self.latest))
 
-    def emptiest(self, among: list[int]) -> int:
-        """The shard of ``among`` that holds the fewest sequences, the first of equals."""
-        return min(among, key=lambda shard: self.latest[shard].get("sequences", 0))
-
     def combined(self) -> dict[str, float]:
         """Sums over shards; fills are means, and priorities those of all sequences."""
         known = [stats for stats in self.latest if stats]

@@ -90,6 +90,8 @@ def test_a_node_leaves_and_another_joins(make_cluster: Callable[..., Cluster], t
         assert len(group) == 1, "learners and shards are near each other"
         assert len({*homes, *group}) == 3, "workers are spread over the other nodes"
         run.wait_until(lambda: all(s.get("sequences", 0) > 10 for s in supervisor.shards.latest), "both shards filling")
+        held = [stats["sequences"] for stats in supervisor.shards.latest]
+        assert max(held) <= 2 * min(held) + 20, "shards take turns"
 
         lost = next(node for node in ray_cluster.worker_nodes if node.node_id == homes[1])
         updates = supervisor.learner_updates
