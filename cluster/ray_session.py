@@ -135,7 +135,9 @@ def start_private(config: TrainConfig, topology: Topology) -> RaySession:
             _temp_dir=temporary,
             runtime_env={"env_vars": {"PYTHONPATH": python_path}},
         )
-    except (RayError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+    except Exception as error:
+        # A bare Exception is what Ray raises where the machine is too busy for its own processes to come up in time.
+        RaySession(temporary).close()
         raise UserError(
             f"Ray could not start ({_first_line(error)}): run 'python launch.py doctor', or use --serial."
         ) from error

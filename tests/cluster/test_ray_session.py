@@ -30,3 +30,18 @@ def test_a_cluster_that_is_not_there(
     assert main(["train", *flags, "--cluster.address", address]) == 2
     assert reason in capsys.readouterr().err
     assert not run_dir.exists()
+
+
+def test_a_ray_that_does_not_come_up_is_one_sentence_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because ...")
+
+    monkeypatch.setattr("ray.init", too_slow)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    flags = ["--preset", "smoke", "--env", "tests.fakes:Chain-v0", "--run-dir", str(tmp_path / "run")]
+    assert main(["train", *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: Ray could not start (The current node timed out during startup.)")
+    assert list(tmp_path.glob("a57-*")) == []
