@@ -220,6 +220,7 @@ class WorkerHost(Located):
         reply = RolloutReply(
             env_steps=lanes * request.num_steps,
             episodes=episodes,
+            intrinsic_rewards=self._rng.random(lanes, np.float32),
             metrics=self._traffic.worker_metrics,
             arms_left=[len(queue) for queue in state.arms],
             weights_version=state.weights_version,

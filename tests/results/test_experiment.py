@@ -136,7 +136,7 @@ def test_the_record_says_how_the_runs_were_made(root: Path) -> None:
 
 def test_finished_runs_leave_a_log_and_no_replay(root: Path) -> None:
     folder = root / "runs" / "results" / "tiny"
-    assert "Stopped" in (folder / "plain-0.log").read_text()
+    assert "stopped     reached" in (folder / "plain-0.log").read_text()
     assert not (folder / "plain-0" / "checkpoints").exists()
     assert (root / "results" / "tiny" / "drawn.png").read_text() == "Large beta, 0.5, seed 0 plain, seed 0"
 
