@@ -134,6 +134,9 @@ class EvaluationReply:
 ProcessId = tuple[str, int]
 """(kind, index); kinds are "worker", "learner", "evaluator", "replay", "weights"."""
 
+ESSENTIAL = ("learner", "replay")
+"""Kinds of process without which nothing is learned; a checkpoint consists of theirs."""
+
 
 @dataclass
 class Reply:

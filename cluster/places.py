@@ -19,7 +19,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.errors import UserError
-from cluster.messages import ProcessId
+from cluster.messages import ESSENTIAL, ProcessId
 from cluster.placement import Load
 from cluster.topology import Topology
 
@@ -73,7 +73,7 @@ class Places:
         left = {node: list(workers) for node, workers in workers_by_node.items()}
         found: list[ProcessId] = []
         for kind, _ in waiting:
-            if kind in ("learner", "replay") and left:
+            if kind in ESSENTIAL and left:
                 load = self._topology.learner if kind == "learner" else self._topology.shard
                 # All on one node: a learner's cores must be side by side.
                 workers = max(left.values(), key=len)

@@ -20,7 +20,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from cluster.config import TrainConfig
 from cluster.errors import UserError, one_line
-from cluster.messages import EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
+from cluster.messages import ESSENTIAL, EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
 from cluster.places import PLACEMENT_TIMEOUT_SECONDS, Places, draining_nodes
 from cluster.ray_session import RaySession, start_private
 from cluster.remotes import (
@@ -103,7 +103,7 @@ class RayFleet:
     def _refuse_unseen_folder(self) -> None:
         """Learners and shards write their parts of a checkpoint themselves."""
         asked = [
-            handle.locate.remote(self._run_dir) for process, handle in self._handles.items() if _essential(process)
+            handle.locate.remote(self._run_dir) for process, handle in self._handles.items() if process[0] in ESSENTIAL
         ]
         try:
             ray.get(asked, timeout=PLACEMENT_TIMEOUT_SECONDS)
@@ -169,7 +169,7 @@ class RayFleet:
         return stopped
 
     def _readmit(self) -> None:
-        if self._held and not any(_essential(process) for process in self.waiting()):
+        if self._held and not any(kind in ESSENTIAL for kind, _ in self.waiting()):
             held, self._held = self._held, []
             for process in held:
                 self._create(process, None)
@@ -405,10 +405,6 @@ class RayFleet:
             ray.kill(handle, no_restart=True)
         self._places.release()
         self._session.close()
-
-
-def _essential(process: ProcessId) -> bool:
-    return process[0] in ("learner", "replay")
 
 
 def _of_rank(reply: Reply, num_ranks: int) -> Exception:

@@ -15,6 +15,7 @@ from cluster.checkpoint import Checkpoints, load_tree, save_tree
 from cluster.config import TrainConfig
 from cluster.errors import TrainingStopped, one_line
 from cluster.messages import (
+    ESSENTIAL,
     EvaluationReply,
     EvaluationRequest,
     ProcessId,
@@ -42,8 +43,6 @@ LAST_WAIT_SECONDS = 15.0
 """For a process that is being replaced when the run is to stop; well within the usual grace of 30 s."""
 NODES_SECONDS = 5.0
 """Between two looks at which nodes are about to leave."""
-ESSENTIAL = ("learner", "replay")
-"""Processes without which nothing is learned; a checkpoint consists of theirs."""
 WAITING_SECONDS = 60.0
 """How long processes may be without a place before the user is told."""
 
