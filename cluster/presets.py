@@ -31,10 +31,11 @@ LAPTOP = TrainConfig(
         learning_rate=3e-4,
         adam_epsilon=1e-5,
         max_grad_norm=500.0,
+        auxiliary_steps=2,
         target_period=100,
         torso_dtype="auto",
     ),
-    evaluation=EvaluationConfig(episodes=4, period_env_frames=250_000),
+    evaluation=EvaluationConfig(episodes=4, period_env_frames=400_000),
     cluster=ClusterConfig(lanes_per_worker=32),
 )
 
