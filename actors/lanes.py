@@ -129,7 +129,8 @@ class Lanes:
         """Act once in every lane; ``choose_policy(lane)`` names the policy of each episode that begins now."""
         if self._starts.any():
             self._begin_episodes(choose_policy)
-        observations = torch.from_numpy(self._observations).to(self.device)
+        # Once for all five networks.
+        observations = self.networks.q_ext.torso.arrange(torch.from_numpy(self._observations).to(self.device))
         intrinsic_rewards, episodic, alpha, rnd_errors = self._intrinsic_rewards(observations)
         recurrent = self._recurrent
         q, self._recurrent = self._q_values(observations, intrinsic_rewards, recurrent)

@@ -55,7 +55,11 @@ def q_losses(
     unless the normalising options are on. The networks see the scaled intrinsic rewards too, as when acting.
     A single network (``network.separate`` off) learns r^e + beta r^i; the intrinsic half of everything is then 0.
     """
-    batch = replace(batch, intrinsic_rewards=batch.intrinsic_rewards / intrinsic_scale)
+    batch = replace(
+        batch,
+        observations=online[0].torso_inputs(batch.observations),
+        intrinsic_rewards=batch.intrinsic_rewards / intrinsic_scale,
+    )
     q = both_networks([unroll(network, batch, net, config.burn_in) for net, network in enumerate(online)])
     with torch.no_grad():
         target_q = both_networks([unroll(network, batch, net, config.burn_in) for net, network in enumerate(target)])

@@ -8,6 +8,7 @@ lanes for acting (one step at a time) and by the learner (whole sequences).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -36,12 +37,14 @@ class Torso(nn.Module):
     def __init__(self, spec: EnvironmentSpec, config: NetworkConfig, normalized: bool = False) -> None:
         super().__init__()
         self.compute_dtype = torch.float32
-        self._scale = 1.0 if normalized else 1.0 / spec.observation_scale
+        scale = 1.0 if normalized else 1.0 / spec.observation_scale
         kind = torso_kind(spec, config)
-        layers = _conv_layers(kind, spec, config) if kind != "mlp" else []
+        layers = _conv_layers(kind, spec, config, scale) if kind != "mlp" else []
+        self._scale = 1.0 if layers else scale
+        self._shape = tuple(spec.observation_shape)
         self._block_side = layers[0].stride[0] if layers and isinstance(layers[0], BlockConv2d) else 0
         with torch.no_grad():
-            flat = nn.Sequential(*layers, nn.Flatten())(self._arrange(torch.zeros(1, *spec.observation_shape))).shape[1]
+            flat = nn.Sequential(*layers, nn.Flatten())(self.arrange(torch.zeros(1, *spec.observation_shape))).shape[1]
         if kind == "mlp":
             layers += [nn.Flatten(), nn.Linear(flat, config.torso_size), nn.ReLU()]
             flat = config.torso_size
@@ -51,24 +54,46 @@ class Torso(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         weights_cast = next(self.layers.parameters()).dtype != torch.float32
-        x = self._arrange(observations).to(self.compute_dtype) * self._scale
+        x = self.arrange(observations).to(self.compute_dtype)
+        if self._scale != 1.0:
+            x = x * self._scale
         autocast = self.compute_dtype != torch.float32 and not weights_cast
         with torch.autocast(x.device.type, self.compute_dtype, enabled=autocast):
             return self.layers(x).float()
 
-    def _arrange(self, observations: Tensor) -> Tensor:
-        return blocks_to_channels(observations, self._block_side) if self._block_side else observations
+    def arrange(self, observations: Tensor) -> Tensor:
+        """``observations`` in the layout of the first layer; what is in it already stays as it is.
+
+        All networks of one environment share it: who feeds several arranges once.
+        """
+        if self._block_side and tuple(observations.shape[1:]) == self._shape:
+            return blocks_to_channels(observations, self._block_side)
+        return observations
 
 
-class BlockConv2d(nn.Conv2d):
-    """A convolution whose kernel is a multiple of its stride, computed with stride 1 over stride x stride blocks.
+class ScaledConv2d(nn.Conv2d):
+    """A convolution of ``input_scale`` times its input: scaling the few weights saves a pass over all pixels.
+
+    Pixels then enter as whole numbers up to 255, which bfloat16 holds exactly.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, padding: int, input_scale: float) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding)
+        self.input_scale = input_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.input_scale, self.bias, self.stride, self.padding)
+
+
+class BlockConv2d(ScaledConv2d):
+    """One whose kernel is a multiple of its stride, computed with stride 1 over stride x stride blocks.
 
     The same function and the same weights as ``nn.Conv2d``, on inputs that `blocks_to_channels` rearranged;
     Atari's 8x8/4 on one channel becomes 2x2/1 on 16, which trains 1.4 to 1.6 times as fast.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, blocks_to_channels(self.weight, self.stride[0]), self.bias)
+        return F.conv2d(x, blocks_to_channels(self.weight, self.stride[0]) * self.input_scale, self.bias)
 
 
 def blocks_to_channels(x: Tensor, side: int) -> Tensor:
@@ -100,7 +125,7 @@ def torso_kind(spec: EnvironmentSpec, config: NetworkConfig) -> str:
     return config.torso
 
 
-def _conv_layers(kind: str, spec: EnvironmentSpec, config: NetworkConfig) -> list[nn.Module]:
+def _conv_layers(kind: str, spec: EnvironmentSpec, config: NetworkConfig, input_scale: float) -> list[nn.Module]:
     channels = spec.observation_shape[0]
     first, second, third = config.conv_filters
     if kind == "conv":
@@ -109,10 +134,13 @@ def _conv_layers(kind: str, spec: EnvironmentSpec, config: NetworkConfig) -> lis
         shapes = [(channels, second, 3, 1, 1), (second, third, 3, 2, 1)]
     layers: list[nn.Module] = []
     for inputs, outputs, kernel, stride, padding in shapes:
-        # The first layer of Atari's torso; its input is rearranged once, before it is cast.
-        blocks = not layers and kernel == 2 * stride and all(side % stride == 0 for side in spec.observation_shape[1:])
-        convolution = BlockConv2d if blocks else nn.Conv2d
-        layers += [convolution(inputs, outputs, kernel, stride, padding), nn.ReLU()]
+        if layers:
+            layers += [nn.Conv2d(inputs, outputs, kernel, stride, padding), nn.ReLU()]
+        else:
+            # Atari's first layer works on blocks.
+            blocks = kernel == 2 * stride and all(side % stride == 0 for side in spec.observation_shape[1:])
+            convolution = BlockConv2d if blocks else ScaledConv2d
+            layers += [convolution(inputs, outputs, kernel, stride, padding, input_scale), nn.ReLU()]
     return layers
 
 
@@ -144,7 +172,8 @@ class QNetwork(nn.Module):
     ) -> tuple[Tensor, RecurrentState]:
         """Q-values [T, B, A] and the state after the last step, for a whole sequence.
 
-        ``observations`` [T, B, *obs]; ``previous_actions`` and both rewards [T, B]; ``policy_index`` [B].
+        ``observations`` [T, B, *obs], or their `torso_inputs`; ``previous_actions`` and both rewards [T, B];
+        ``policy_index`` [B].
         """
         steps, batch = previous_actions.shape
         features = self.torso(observations.flatten(0, 1)).unflatten(0, (steps, batch))
@@ -180,6 +209,14 @@ class QNetwork(nn.Module):
         h, c = torch.lstm_cell(inputs, state, w_ih, w_hh, b_ih, b_hh)
         return self._heads(h), (h, c)
 
+    def torso_inputs(self, observations: Tensor) -> Tensor:
+        """[T, B, *obs] as the torso computes on them, [T, B, ...]: online and target networks share this work."""
+        return (
+            self.torso.arrange(observations.flatten(0, 1))
+            .to(self.torso.compute_dtype)
+            .unflatten(0, observations.shape[:2])
+        )
+
     def _lstm_inputs(
         self,
         features: Tensor,
@@ -206,6 +243,10 @@ class QNetwork(nn.Module):
 
 def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+
+def _unchanged(observations: Tensor) -> Tensor:
+    return observations
 
 
 class ObservationNormalizer(nn.Module):
@@ -249,11 +290,11 @@ class ObservationNormalizer(nn.Module):
         self.mean.add_(weight * shift)
         self.count.add_(n)
 
-    def forward(self, observations: Tensor) -> Tensor:
-        """[n, *obs] -> float32 [n, *obs]."""
+    def forward(self, observations: Tensor, arrange: Callable[[Tensor], Tensor] = _unchanged) -> Tensor:
+        """[n, *obs] -> float32 [n, *obs], or, of what a torso's ``arrange`` made of them, that shape."""
         # A pixel that never changed has std 0: the floor makes any change of it count as large.
-        x = (observations.float() - self.mean) / self.std.clamp(min=self._min_std)
-        return x.clamp(-self.CLIP, self.CLIP)
+        mean, factor = (arrange(each.unsqueeze(0)) for each in (self.mean, 1 / self.std.clamp(min=self._min_std)))
+        return (arrange(observations) - mean).mul_(factor).clamp_(-self.CLIP, self.CLIP)
 
 
 class EmbeddingNetwork(nn.Module):
@@ -274,7 +315,9 @@ class EmbeddingNetwork(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """f(x): [N, *obs] -> float32 [N, embedding_size]."""
-        return self.output(self.torso(self.normalizer(observations) if self._normalizes else observations))
+        if self._normalizes:
+            observations = self.normalizer(observations, self.torso.arrange)
+        return self.output(self.torso(observations))
 
     def action_logits(self, embeddings: Tensor, next_embeddings: Tensor) -> Tensor:
         """Logits over the action between two consecutive states; [N, E], [N, E] -> [N, A]."""
@@ -297,7 +340,8 @@ class RandomNetworkDistillation(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Mean squared error between predictor and target, [N, *obs] -> float32 [N]."""
-        x = self.normalizer(observations)
+        torso: Torso = self.target[0]  # type: ignore[assignment]
+        x = self.normalizer(observations, torso.arrange)
         with torch.no_grad():
             target = self.target(x)
         return (self.predictor(x) - target).square().mean(-1)

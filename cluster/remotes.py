@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.config import TrainConfig
+from cluster.freed_memory import keep_freed_memory
 from cluster.messages import (
     EvaluationReply,
     EvaluationRequest,
@@ -166,7 +167,7 @@ class RolloutProcess(Located):
 
     def rollout(self, request: RolloutRequest) -> RolloutReply:
         if self._service is None:
-            _use_threads(1)
+            _prepare_computing(1)
             from cluster.services import RolloutService
 
             config, index, num_workers, device = self._arguments
@@ -197,7 +198,7 @@ class LearnerProcess(Located):
 
         With ``adopt``, published weights are taken where they are newer than ``load_from``.
         """
-        _use_threads(self._threads)
+        _prepare_computing(self._threads)
         from cluster.services import LearnerService, join_ranks
 
         ranks = join_ranks(self._rank, self._num_ranks, meeting_point, self._device)
@@ -231,7 +232,7 @@ class EvaluatorProcess(Located):
 
     def evaluate(self, request: EvaluationRequest) -> EvaluationReply:
         if self._service is None:
-            _use_threads(1)
+            _prepare_computing(1)
             from cluster.services import EvaluatorService
 
             service = EvaluatorService(self._config)
@@ -241,7 +242,8 @@ class EvaluatorProcess(Located):
         return self._service.evaluate(request)
 
 
-def _use_threads(threads: int) -> None:
+def _prepare_computing(threads: int) -> None:
     import torch
 
+    keep_freed_memory()
     torch.set_num_threads(threads)

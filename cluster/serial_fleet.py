@@ -13,6 +13,7 @@ import torch
 
 from cluster.checkpoint import load_tree, save_tree
 from cluster.config import TrainConfig
+from cluster.freed_memory import keep_freed_memory
 from cluster.messages import EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
 from cluster.services import EvaluatorService, LearnerService, LocalReplay, LocalWeights, RolloutService, resident_bytes
 from learner.learner import TrainingDiverged
@@ -28,6 +29,7 @@ class SerialFleet:
     def __init__(self, config: TrainConfig) -> None:
         # One thread: the order of a parallel sum would make results depend on the machine's load.
         torch.set_num_threads(1)
+        keep_freed_memory()
         self.num_workers = 1
         self._replay_memory = PrioritizedReplay(config.replay, config.seed)
         self.replay, self.weights = LocalReplay(self._replay_memory), LocalWeights()

@@ -50,6 +50,9 @@ class TableNetwork(nn.Module):
 
     step = forward
 
+    def torso_inputs(self, observations: Tensor) -> Tensor:
+        return observations
+
 
 # --- Random sequences --------------------------------------------------------------------------------------
 
