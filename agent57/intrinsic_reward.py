@@ -25,7 +25,8 @@ class EpisodicMemory:
     bias-corrected, the newest included), because the embedding's scale drifts by orders of magnitude.
     """
 
-    _CHUNK = 1024  # memories grow by this many entries, so that short episodes stay cheap
+    _CHUNK = 1024  # memories begin with room for this many entries, so that short episodes stay cheap
+    _GROUPS = 32  # room comes in multiples of this, for `_smallest`
 
     def __init__(
         self,
@@ -49,8 +50,9 @@ class EpisodicMemory:
         self.distance_decay = distance_decay
         self.pad_neighbours = pad_neighbours
         self._lane_range = torch.arange(num_lanes)
-        self._entries = torch.zeros(num_lanes, min(self._CHUNK, capacity), embedding_dim)
-        self._squared_norms = torch.full(self._entries.shape[:2], torch.inf)
+        # [L, D, room]: with the entries along the last axis, products with all of them take a quarter of the time.
+        self._entries = torch.zeros(num_lanes, embedding_dim, self._room(self._CHUNK))
+        self._squared_norms = torch.full((num_lanes, self._entries.shape[2]), torch.inf)
         self._appended = torch.zeros(num_lanes, dtype=torch.int64)
         # Entries are kept relative to the episode's first one: far from zero, float32 would lose small distances.
         self._origins = torch.zeros(num_lanes, embedding_dim)
@@ -107,13 +109,13 @@ class EpisodicMemory:
         Fewer columns while no lane holds k entries.
         """
         filled = min(int(self._appended.max()), self.capacity)
-        entries = self._entries[:, :filled]
-        scores = torch.baddbmm(self._squared_norms[:, :filled, None], entries, x.unsqueeze(2), alpha=-2).squeeze(2)
-        k = min(self.num_neighbours, filled)
-        lowest, nearest = scores.topk(k, dim=1, largest=False, sorted=False)
+        room = _round_up(filled, self._GROUPS)
+        entries = self._entries[:, :, :room]
+        scores = torch.baddbmm(self._squared_norms[:, None, :room], x.unsqueeze(1), entries, alpha=-2).squeeze(1)
+        lowest, nearest = _smallest(scores, min(self.num_neighbours, filled), self._GROUPS)
         # The product form loses small distances between large vectors to cancellation: measure the winners.
-        neighbours = entries.gather(1, nearest.unsqueeze(2).expand(-1, -1, x.shape[1]))
-        return (neighbours - x.unsqueeze(1)).square().sum(2), lowest.isfinite()
+        neighbours = entries.gather(2, nearest.unsqueeze(1).expand(-1, x.shape[1], -1))
+        return (neighbours - x.unsqueeze(2)).square().sum(1), lowest.isfinite()
 
     def _average(self, distances: Tensor, ready: Tensor) -> None:
         decay = torch.where(ready, self.distance_decay, 1.0)
@@ -122,22 +124,25 @@ class EpisodicMemory:
 
     def _append(self, x: Tensor) -> None:
         slots = self._appended % self.capacity
-        if int(slots.max()) >= self._entries.shape[1]:
+        if int(slots.max()) >= self._entries.shape[2]:
             self._grow()
-        self._entries[self._lane_range, slots] = x
+        self._entries[self._lane_range, :, slots] = x
         self._squared_norms[self._lane_range, slots] = x.square().sum(1)
         self._appended += 1
 
+    def _room(self, wanted: int) -> int:
+        return _round_up(min(wanted, self.capacity), self._GROUPS)
+
     def _grow(self) -> None:
-        lanes, size, dim = self._entries.shape
-        new_size = min(2 * size, self.capacity)
-        self._entries = torch.cat([self._entries, torch.zeros(lanes, new_size - size, dim)], 1)
-        self._squared_norms = torch.cat([self._squared_norms, torch.full((lanes, new_size - size), torch.inf)], 1)
+        lanes, dim, size = self._entries.shape
+        more = self._room(2 * size) - size
+        self._entries = torch.cat([self._entries, torch.zeros(lanes, dim, more)], 2)
+        self._squared_norms = torch.cat([self._squared_norms, torch.full((lanes, more), torch.inf)], 1)
 
     def state_dict(self) -> dict[str, Tensor]:
         filled = max(int(self.sizes.max(initial=0)), 1)
         return {
-            "entries": self._entries[:, :filled].clone(),
+            "entries": self._entries[:, :, :filled].transpose(1, 2).contiguous(),
             "appended": self._appended.clone(),
             "origins": self._origins.clone(),
             "distance_sum": self._distance_sum.clone(),
@@ -145,17 +150,38 @@ class EpisodicMemory:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        saved = state["entries"]
-        while self._entries.shape[1] < saved.shape[1]:
+        saved = state["entries"].transpose(1, 2)
+        while self._entries.shape[2] < saved.shape[2]:
             self._grow()
-        self._entries[:, : saved.shape[1]] = saved
+        self._entries[:, :, : saved.shape[2]] = saved
         self._appended = state["appended"].clone()
         self._origins = state["origins"].clone()
         held = self._appended.clamp(max=self.capacity).unsqueeze(1)
-        present = torch.arange(self._entries.shape[1]) < held
-        self._squared_norms = torch.where(present, self._entries.square().sum(2), torch.inf)
+        present = torch.arange(self._entries.shape[2]) < held
+        self._squared_norms = torch.where(present, self._entries.square().sum(1), torch.inf)
         self._distance_sum = state["distance_sum"].clone()
         self._distance_weight = state["distance_weight"].clone()
+
+
+def _smallest(scores: Tensor, k: int, groups: int) -> tuple[Tensor, Tensor]:
+    """(the k smallest of each row in any order, where they are), both [L, k], as ``topk`` finds them.
+
+    ``scores`` [L, n], n a multiple of ``groups``. Among many, it first looks for the k columns with the smallest
+    minima of n / ``groups`` columns of ``groups`` scores each: none of the k smallest lies elsewhere.
+    """
+    columns = scores.shape[1] // groups
+    if columns < 4 * k:
+        return scores.topk(k, dim=1, largest=False, sorted=False)
+    table = scores.unflatten(1, (groups, columns))
+    best = table.amin(1).topk(k, dim=1, largest=False, sorted=False).indices
+    candidates = table.gather(2, best.unsqueeze(1).expand(-1, groups, -1)).flatten(1)
+    values, chosen = candidates.topk(k, dim=1, largest=False, sorted=False)
+    rows = torch.div(chosen, k, rounding_mode="floor")
+    return values, rows * columns + best.gather(1, chosen % k)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 class LifelongNovelty:

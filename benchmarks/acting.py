@@ -1,6 +1,6 @@
-"""Acting on Pong with the paper's networks on one core, against the limit of emulator and networks alone.
+"""Acting on one core, against the limit of emulator and networks alone; and what episodic memory costs.
 
-    python -m benchmarks.acting [--lanes 32] [--json]
+    python -m benchmarks.acting [--preset paper] [--env ALE/Pong-v5] [--lanes 32] [--memories 10000 30000] [--json]
 
 The limit is 1 / (1 / emulator rate + 1 / network rate), each measured alone in the same run with the same
 lanes and arithmetic. The worker does everything else besides: recurrent states, intrinsic rewards, episodic
@@ -10,27 +10,32 @@ memory, epsilon-greedy, sequences, initial priorities, compression.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from actors.environments import EnvironmentConfig, LaneEnvironments
+from actors.environments import LaneEnvironments
 from actors.rollout import ActorConfig, RolloutWorker
-from agent57.config import AgentConfig
-from agent57.networks import Agent57Networks, set_torso_dtype
-from agent57.structures import EnvironmentSpec
-from benchmarks.measure import Figure, alternating_medians, report
+from agent57.intrinsic_reward import EpisodicMemory
+from benchmarks.measure import Figure, against, alternating_medians, median_seconds, report, shares
+from benchmarks.networks import forward_passes
+from cluster.config import TrainConfig
+from cluster.freed_memory import keep_freed_memory
+from cluster.presets import PRESETS
 from replay.codec import encode_sequence
 
-ENV = "ALE/Pong-v5"
 CHUNK = 50
 """Steps of each lane in one timed piece."""
+MEMORY_ENTRIES = 1000
+"""Of each lane, about, while the worker is timed."""
+MEMORY_TARGETS = {10_000: "<= 0.10", 30_000: "<= 0.25"}
 
 
-def emulator(lanes: int) -> Callable[[], None]:
-    """CHUNK steps of all lanes of the emulator with its preprocessing, alone."""
-    environments = LaneEnvironments(ENV, lanes, 0, EnvironmentConfig())
+def emulator(env: str, config: TrainConfig, lanes: int) -> Callable[[], None]:
+    """CHUNK steps of all lanes of the environment with its preprocessing, alone."""
+    environments = LaneEnvironments(env, lanes, 0, config.environment)
     environments.reset()
     rng = np.random.default_rng(0)
 
@@ -41,68 +46,132 @@ def emulator(lanes: int) -> Callable[[], None]:
     return play
 
 
-def networks(spec: EnvironmentSpec, agent: AgentConfig, lanes: int, dtype: str) -> Callable[[], None]:
-    """CHUNK forward passes of the five networks on all lanes, alone."""
-    five = Agent57Networks(spec, agent.family.num_policies, agent.network)
-    set_torso_dtype(five, getattr(torch, dtype), cast_weights=dtype != "float32")
-    observations = torch.randint(0, 256, (lanes, *spec.observation_shape), dtype=torch.uint8)
-    actions = torch.zeros(lanes, dtype=torch.int64)
-    rewards = torch.zeros(lanes)
-    state = (torch.zeros(lanes, agent.network.lstm_size), torch.zeros(lanes, agent.network.lstm_size))
+class TimedWorker:
+    """A worker with everything that it does, encoding included; ``seconds`` by kind of work, while ``timing``."""
 
-    @torch.inference_mode()
-    def forward() -> None:
-        for _ in range(CHUNK):
-            five.q_ext.step(observations, actions, rewards, rewards, actions, state)
-            five.q_int.step(observations, actions, rewards, rewards, actions, state)
-            five.embedding(observations)
-            five.rnd(observations)
+    def __init__(self, env: str, config: TrainConfig, lanes: int, dtype: str) -> None:
+        actor = ActorConfig(torso_dtype=dtype, steps_per_request=CHUNK)
+        self.worker = RolloutWorker(env, config.agent, actor, config.environment, 0, lanes, lanes, seed=0)
+        self.timing = False
+        self.seconds: dict[str, float] = {}
+        # The learner's moments switch RND on; without them a worker skips it.
+        self.worker.lanes.networks.rnd.normalizer.count.fill_(1)
+        memory = self.worker.lanes.memory
+        memory.bonus = self._timed("episodic memory", memory.bonus)  # type: ignore[method-assign]
+        methods = {
+            "environments": (self.worker.lanes.environments, "step"),
+            "sequences": (self.worker._builder, "append"),
+            "priorities": (self.worker, "_priorities"),
+        }
+        for name, (owner, method) in methods.items():
+            setattr(owner, method, self._timed(name, getattr(owner, method)))
+        self._encode = self._timed("compression", encode_sequence)
 
-    return forward
+    def _timed(self, name: str, call: Callable) -> Callable:
+        def timed(*arguments: object) -> object:
+            if not self.timing:
+                return call(*arguments)
+            start = time.perf_counter()
+            result = call(*arguments)
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            return result
+
+        return timed
+
+    def work(self) -> None:
+        """CHUNK steps of all lanes."""
+        for sequence in self.worker.rollout(CHUNK, [[] for _ in range(self.worker.num_lanes)]).sequences:
+            self._encode(sequence)
+
+    def seconds_by_kind(self, chunks: int) -> tuple[dict[str, float], float]:
+        """(seconds by kind of work, seconds in all) of ``chunks`` pieces."""
+        self.seconds, self.timing = {}, True
+        start = time.perf_counter()
+        for _ in range(chunks):
+            self.work()
+        self.timing = False
+        return self.seconds, time.perf_counter() - start
 
 
-def rollout_worker(agent: AgentConfig, lanes: int, dtype: str) -> tuple[RolloutWorker, Callable[[], None]]:
-    """A worker, and CHUNK steps of all its lanes with everything that it does, encoding included."""
-    actor = ActorConfig(torso_dtype=dtype, steps_per_request=CHUNK)
-    worker = RolloutWorker(ENV, agent, actor, EnvironmentConfig(), 0, lanes, lanes, seed=0)
-    # The learner's moments switch RND on; without them a worker skips it.
-    worker.lanes.networks.rnd.normalizer.count.fill_(1)
+def filled_memory(agent_memory: EpisodicMemory, lanes: int, entries: int) -> tuple[EpisodicMemory, np.ndarray]:
+    """A memory of this capacity with ``entries`` entries per lane, and the embeddings to ask it for next."""
+    dim = agent_memory.state_dict()["entries"].shape[2]
+    rng = np.random.default_rng(0)
+    memory = EpisodicMemory(lanes, max(agent_memory.capacity, entries + 1), dim, agent_memory.num_neighbours)
+    memory.load_state_dict(
+        memory.state_dict()
+        | {
+            "entries": torch.from_numpy(rng.normal(size=(lanes, entries, dim)).astype(np.float32)),
+            "appended": torch.full((lanes,), entries, dtype=torch.int64),
+        }
+    )
+    return memory, rng.normal(size=(lanes, dim)).astype(np.float32)
 
-    def play() -> None:
-        for sequence in worker.rollout(CHUNK, [[] for _ in range(lanes)]).sequences:
-            encode_sequence(sequence)
 
-    return worker, play
+def measure(
+    env: str, preset: str, lanes: int, dtype: str, repeats: int, target: str, memories: list[int]
+) -> list[Figure]:
+    """The figures of one environment with one preset's networks; ``memories``: entries per lane to look up in."""
+    config = PRESETS[preset]
+    spec = LaneEnvironments(env, 1, 0, config.environment).spec
+    timed = TimedWorker(env, config, lanes, dtype)
+    play = emulator(env, config, lanes)
+    forward = forward_passes(spec, config.agent, lanes, dtype, CHUNK)
+    play()
+    forward()
+    # About half of the steps stay in memory, as episodes end.
+    for _ in range(MEMORY_ENTRIES // CHUNK):
+        timed.work()
+    seconds = alternating_medians([play, forward, timed.work], repeats)
+    emulator_rate, network_rate, worker_rate = (CHUNK * lanes / each for each in seconds)
+    by_kind, total = timed.seconds_by_kind(max(2, repeats // 2))
+    alone = {"networks": seconds[1] / seconds[2] * total}
+    limit = 1 / (1 / emulator_rate + 1 / network_rate)
+    entries = float(timed.worker.lanes.memory.sizes.mean())
+    unit, label = "env steps/s", f"{env}, {preset}"
+    figures = [
+        Figure(f"emulator alone, {label}", emulator_rate, unit),
+        Figure(f"five networks alone, {label}, {lanes} lanes, {dtype}", network_rate, unit),
+        against(
+            f"acting, {label}",
+            worker_rate,
+            unit,
+            limit,
+            target,
+            f"{lanes} lanes, {dtype}, memories of {entries:.0f}: {shares(alone | by_kind, total)}",
+        ),
+    ]
+    own = by_kind["episodic memory"] / total * seconds[2]
+    for count in memories:
+        figures.append(_memory_share(timed, lanes, count, (seconds[2] - own) / CHUNK, repeats))
+    return figures
+
+
+def _memory_share(timed: TimedWorker, lanes: int, entries: int, rest: float, repeats: int) -> Figure:
+    """Share of a lane step that looking up takes, if everything else takes ``rest`` seconds per step of all lanes."""
+    memory, embeddings = filled_memory(timed.worker.lanes.memory, lanes, entries)
+    seconds = median_seconds(lambda: memory.bonus(embeddings), 3 * repeats, warm_up=2)
+    share = seconds / (seconds + rest)
+    name = f"episodic memory's share of a lane step, {entries} entries"
+    where = f"{1e6 * seconds / lanes:.0f} us of {1e6 * (seconds + rest) / lanes:.0f} us per lane step"
+    return Figure(name, share, "of the time", 1.0, share, MEMORY_TARGETS.get(entries, ""), where)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="paper", choices=sorted(PRESETS))
+    parser.add_argument("--env", default="ALE/Pong-v5")
     parser.add_argument("--lanes", type=int, default=32)
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--memories", type=int, nargs="*", default=[], help="entries per lane to time look-ups in")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--target", default=">= 0.85", help="of the ratio, for the table")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    agent = AgentConfig()
-    spec = LaneEnvironments(ENV, 1, 0, EnvironmentConfig()).spec
-    worker, work = rollout_worker(agent, options.lanes, options.dtype)
-    play, forward = emulator(options.lanes), networks(spec, agent, options.lanes, options.dtype)
-    play()
-    forward()
-    # Memories of the size that the target is stated for: about half of the steps, as episodes end.
-    for _ in range(1000 // CHUNK):
-        work()
-    seconds = alternating_medians([play, forward, work], options.repeats)
-    emulator_rate, network_rate, worker_rate = (CHUNK * options.lanes / each for each in seconds)
-    entries = float(worker.lanes.memory.sizes.mean())
-    limit = 1 / (1 / emulator_rate + 1 / network_rate)
-    unit = "env steps/s"
-    figures = [
-        Figure("emulator alone", emulator_rate, unit),
-        Figure(f"five networks alone, {options.lanes} lanes, {options.dtype}", network_rate, unit),
-        Figure(f"rollout worker, memories of {entries:.0f}", worker_rate, unit, limit, worker_rate / limit, ">= 0.6"),
-    ]
-    report(figures, options.json)
+    keep_freed_memory()
+    arguments = (options.env, options.preset, options.lanes, options.dtype, options.repeats, options.target)
+    report(measure(*arguments, options.memories), options.json)
 
 
 if __name__ == "__main__":

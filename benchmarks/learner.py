@@ -1,27 +1,27 @@
-"""One learner update with the paper's networks, against a bare forward and backward of the same networks.
+"""One learner update with the paper's networks, against a bare training step of the same networks.
 
     python -m benchmarks.learner [--batch 8] [--length 80] [--device cpu] [--json]
 
-Bare: both online Q-networks forward and backward and both targets forward on the same batch, with nothing
-around it. The learner also computes Retrace targets and priorities, trains embedding and RND, clips, steps
-four Adams and collects its metrics. Needs neither Ray nor an emulator.
+Bare: both online Q-networks, embedding and RND predictor forward, backward and one Adam step each, the targets
+forward, on the same batch, with squares as losses and nothing around it. The learner also computes Retrace targets
+and priorities, guards against NaN, clips, keeps running moments, collects metrics. Needs neither Ray nor emulator.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import time
 
 import numpy as np
 import torch
 
 from agent57.config import AgentConfig, SequenceConfig
-from agent57.losses import unroll
-from agent57.structures import EnvironmentSpec, SequenceBatch, SequenceSpec
-from benchmarks.measure import Figure, alternating_medians, report
+from agent57.losses import last_transitions, unroll
+from agent57.structures import SequenceBatch, SequenceSpec
+from benchmarks.measure import Figure, against, alternating_medians, report, shares
+from benchmarks.networks import ATARI
 from learner.learner import Learner, LearnerConfig
-
-ATARI = EnvironmentSpec((1, 84, 84), "uint8", 255.0, 18)
 
 
 def random_batch(spec: SequenceSpec, batch_size: int, num_policies: int) -> SequenceBatch:
@@ -40,6 +40,79 @@ def random_batch(spec: SequenceSpec, batch_size: int, num_policies: int) -> Sequ
     return batch
 
 
+class BareStep:
+    """What no learner of these networks can do without; ``seconds`` by kind of the last call."""
+
+    def __init__(self, learner: Learner, batch: SequenceBatch) -> None:
+        self._networks, self._targets, self._batch = learner.networks, learner.targets, batch
+        t, b = last_transitions(batch.mask, learner.config.auxiliary_steps)
+        self._observations, self._arrived = batch.observations[t, b], batch.observations[t + 1, b]
+        trained = (*self._networks.q_networks, self._networks.embedding, self._networks.rnd.predictor)
+        self._optimizers = [torch.optim.Adam(network.parameters(), fused=True) for network in trained]
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self) -> None:
+        start = time.perf_counter()
+        batch = dataclasses.replace(
+            self._batch, observations=self._networks.q_ext.torso_inputs(self._batch.observations)
+        )
+        with torch.no_grad():
+            targets = [unroll(network, batch, net, 0) for net, network in enumerate(self._targets)]
+        targets_done = self._now()
+        values = [unroll(network, batch, net, 0) for net, network in enumerate(self._networks.q_networks)]
+        loss = sum((q - y).square().mean() for q, y in zip(values, targets, strict=True))
+        embedding, rnd = self._networks.embedding, self._networks.rnd
+        both = embedding(torch.cat([self._observations, self._arrived])).chunk(2)
+        loss = loss + embedding.action_logits(*both).square().mean() + rnd(self._arrived).mean()
+        forward_done = self._now()
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        backward_done = self._now()
+        for optimizer in self._optimizers:
+            optimizer.step()
+        self.seconds = {
+            "targets": targets_done - start,
+            "forward": forward_done - targets_done,
+            "backward": backward_done - forward_done,
+            "Adam": self._now() - backward_done,
+        }
+
+    def _now(self) -> float:
+        if self._batch.actions.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def measure(batch_size: int, length: int, dtype: str, device: str, repeats: int, target: str) -> list[Figure]:
+    """The learner's and the bare step's trained steps per second, and where an update's time goes."""
+    agent = dataclasses.replace(AgentConfig(), sequence=SequenceConfig(length, length))
+    config = LearnerConfig(batch_size=batch_size, torso_dtype=dtype, device=device)
+    learner, twin = (Learner(agent, config, ATARI, seed=0) for _ in range(2))
+    spec = SequenceSpec(ATARI, length, agent.network.lstm_size)
+    batch = random_batch(spec, batch_size, agent.family.num_policies)
+    bare = BareStep(twin, batch.to_torch(twin.device))
+
+    def update() -> None:
+        learner.update(batch)
+        if learner.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    for warm_up in (bare, update, bare, update):
+        warm_up()
+    bare_seconds, update_seconds = alternating_medians([bare, update], repeats)
+    steps = batch_size * length
+    parts = {name: each / sum(bare.seconds.values()) * bare_seconds for name, each in bare.seconds.items()}
+    name = f"{batch_size} x {length}, {dtype}, {device}"
+    limit, value = steps / bare_seconds, steps / update_seconds
+    where = shares(parts, update_seconds)
+    return [
+        Figure(f"bare training step, {name}", limit, "trained steps/s"),
+        against(f"learner update, {name}", value, "trained steps/s", limit, target, where),
+        Figure(f"learner updates, {name}", 1 / update_seconds, "updates/s"),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=8)
@@ -48,44 +121,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--target", default=">= 0.92", help="of the ratio, for the table")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    agent = dataclasses.replace(AgentConfig(), sequence=SequenceConfig(options.length, options.length))
-    config = LearnerConfig(batch_size=options.batch, torso_dtype=options.dtype, device=options.device)
-    learner = Learner(agent, config, ATARI, seed=0)
-    spec = SequenceSpec(ATARI, options.length, agent.network.lstm_size)
-    batch = random_batch(spec, options.batch, agent.family.num_policies)
-    on_device = batch.to_torch(learner.device)
-    online = (learner.networks.q_ext, learner.networks.q_int)
-
-    def synchronize() -> None:
-        if learner.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def bare() -> None:
-        learner.networks.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            targets = [unroll(network, on_device, net, 0) for net, network in enumerate(learner.targets)]
-        values = [unroll(network, on_device, net, 0) for net, network in enumerate(online)]
-        sum((q - y).square().mean() for q, y in zip(values, targets, strict=True)).backward()
-        synchronize()
-
-    def update() -> None:
-        learner.update(batch)
-        synchronize()
-
-    for warm_up in (bare, update, bare, update):
-        warm_up()
-    bare_seconds, update_seconds = alternating_medians([bare, update], options.repeats)
-    steps = options.batch * options.length
-    name = f"{options.batch} x {options.length}, {options.dtype}, {options.device}, {options.threads} thread"
-    limit, value = steps / bare_seconds, steps / update_seconds
-    figures = [
-        Figure(f"bare forward and backward, {name}", limit, "steps/s"),
-        Figure(f"learner update, {name}", value, "steps/s", limit, value / limit, ">= 0.8"),
-    ]
-    report(figures, options.json)
+    arguments = (options.batch, options.length, options.dtype, options.device, options.repeats, options.target)
+    report(measure(*arguments), options.json)
 
 
 if __name__ == "__main__":

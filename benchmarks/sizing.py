@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from agent57.structures import SequenceSpec
-from benchmarks.learner import ATARI
+from benchmarks.networks import ATARI
 from cluster.config import TrainConfig
 from cluster.placement import Node
 from cluster.presets import PAPER

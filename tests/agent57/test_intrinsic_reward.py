@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from agent57.intrinsic_reward import EpisodicMemory, LifelongNovelty, combine
+from agent57.intrinsic_reward import EpisodicMemory, LifelongNovelty, _smallest, combine
 from tests import oracles
 
 
@@ -363,3 +363,18 @@ def test_beyond_the_horizon_a_sample_weighs_one_over_it() -> None:
 def test_the_multiplier_is_clipped_where_it_is_applied() -> None:
     paid = combine(np.array([2.0, 2.0, 2.0, 0.0]), np.array([-3.0, 1.5, 40.0, 40.0]), 5.0)
     np.testing.assert_allclose(paid, [2.0, 3.0, 10.0, 0.0])
+
+
+@pytest.mark.parametrize(("columns", "k"), [(40, 10), (60, 3), (3, 10)])
+def test_the_smallest_scores_are_found_among_many(columns: int, k: int) -> None:
+    rng = np.random.default_rng(columns)
+    scores = torch.from_numpy(rng.normal(size=(4, 32 * columns)).astype(np.float32))
+    scores[1, 7:] = torch.inf  # Fewer entries than k: what is missing is infinitely far.
+    scores[2, ::2] = -5.0  # Ties.
+    scores[3, :k] = torch.arange(-float(k), 0.0) - 10  # All in one row of the table, or in few columns.
+    values, where = _smallest(scores, k, 32)
+    expected = scores.topk(k, dim=1, largest=False).values
+    torch.testing.assert_close(values.sort(1).values, expected)
+    torch.testing.assert_close(scores.gather(1, where), values)
+    for row in where:
+        assert len(set(row.tolist())) == k, "one place twice"
