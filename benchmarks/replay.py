@@ -1,15 +1,17 @@
-"""Replay of one million real Pong steps: bytes, and insert and sample rates on one core.
+"""One replay shard with real Pong sequences: bytes, inserting and sampling at once, and what reaches the learner.
 
-    python -m benchmarks.replay [--steps 1000000] [--json]
+    python -m benchmarks.replay [--steps 1000000] [--rivals runs/rivals] [--json]
 
 Sequences of 160 steps, overlapping by 80, from a random policy. ``--fresh-steps`` of them are really played;
-the rest are the same blobs inserted again (each insert stores its own copy).
+the rest are the same blobs inserted again (each insert stores its own copy). With ``--rivals FOLDER`` three other
+replays are given the same sequences, in environments of their own (`benchmarks.rivals` makes them).
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,23 +20,28 @@ from actors.environments import EnvironmentConfig
 from actors.rollout import ActorConfig, RolloutWorker
 from agent57.config import AgentConfig
 from agent57.structures import SequenceSpec
-from benchmarks.measure import Figure, median_seconds, report
-from replay.codec import decode_batch, encode_sequence
+from benchmarks.measure import Figure, against, alternating_medians, report
+from benchmarks.rivals import RIVALS, rival_figures
+from cluster.freed_memory import keep_freed_memory
+from replay.codec import decode_batch, decode_sequence, encode_sequence
 from replay.prioritized import PrioritizedReplay, ReplayConfig
 
 BATCH = 64
+INSERTS_PER_SECOND, BATCHES_PER_SECOND = 2500, 100
+"""What a shard is asked to do at once."""
+LANES = 32
 
 
 def play(steps: int) -> tuple[list[bytes], np.ndarray, SequenceSpec, float]:
     """(encoded sequences, new steps of each, their spec, seconds spent encoding) of about ``steps`` steps."""
     agent = AgentConfig()
-    actor = ActorConfig(epsilon_base=1.0, epsilon_alpha=0.0, torso_dtype="bfloat16")
-    worker = RolloutWorker("ALE/Pong-v5", agent, actor, EnvironmentConfig(), 0, 32, 32, seed=0)
+    actor = ActorConfig(epsilon_base=1.0, epsilon_alpha=0.0, torso_dtype="auto")
+    worker = RolloutWorker("ALE/Pong-v5", agent, actor, EnvironmentConfig(), 0, LANES, LANES, seed=0)
     blobs: list[bytes] = []
     new_steps: list[int] = []
     encoding = 0.0
     while sum(new_steps) < steps:
-        rollout = worker.rollout(100, [[] for _ in range(32)])
+        rollout = worker.rollout(100, [[] for _ in range(LANES)])
         start = time.perf_counter()
         blobs += [encode_sequence(sequence) for sequence in rollout.sequences]
         encoding += time.perf_counter() - start
@@ -43,36 +50,67 @@ def play(steps: int) -> tuple[list[bytes], np.ndarray, SequenceSpec, float]:
     return blobs, np.array(new_steps), spec, encoding
 
 
+def both_at_once(replay: PrioritizedReplay, blobs: list[bytes], new_steps: np.ndarray, seconds: float) -> float:
+    """Batches per second out of a full shard that takes 25 sequences in with each of them, on one core."""
+    rng = np.random.default_rng(0)
+    share = INSERTS_PER_SECOND // BATCHES_PER_SECOND
+    batches, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        chosen = rng.integers(len(blobs), size=share)
+        replay.add([blobs[i] for i in chosen], rng.uniform(0.1, 10, share), new_steps[chosen])
+        sampled = replay.sample(BATCH)
+        replay.update_priorities(sampled.slots, sampled.keys, rng.uniform(0.1, 10, BATCH))
+        batches += 1
+    return batches / elapsed
+
+
+def measure(steps: int, fresh_steps: int, repeats: int, rivals: Path | None) -> list[Figure]:
+    """All rows; ``rivals`` is the folder with their environments, or None."""
+    blobs, new_steps, spec, encoding = play(min(fresh_steps, steps))
+    replay = PrioritizedReplay(ReplayConfig(capacity_steps=steps, max_gb=100.0), seed=0)
+    rng = np.random.default_rng(0)
+    while replay.total_added_steps < steps:
+        replay.add(blobs, rng.uniform(0.1, 10, len(blobs)), new_steps)
+    frame = int(np.prod(spec.environment.observation_shape))
+    frames = np.ones((spec.trace_length + 1, BATCH, frame), np.uint8)
+    elsewhere = np.empty_like(frames)
+
+    def deliver() -> None:
+        sampled = replay.sample(BATCH)
+        decode_batch(sampled.blob, sampled.offsets, spec)
+
+    copy, out = alternating_medians([lambda: np.copyto(elsewhere, frames), deliver], repeats)
+    stored = replay.num_bytes / replay.num_steps
+    rate = both_at_once(replay, blobs, new_steps, 0.2 * repeats)
+    at_once = (
+        f"batches of {BATCH} out, beside {INSERTS_PER_SECOND // BATCHES_PER_SECOND} sequences in for each, one core"
+    )
+    speed = frames.nbytes / out / 1e9
+    rows = [
+        against("replay, bytes per stored step", stored, "bytes", frame, f"<= {1 / 30:.4f}"),
+        against(f"replay, {at_once}", rate, "batches/s", BATCHES_PER_SECOND, ">= 1"),
+        against("replay, sampled and decompressed, one core", speed, "GB/s", frames.nbytes / copy / 1e9),
+        Figure("replay, encoding, one core", len(blobs) / encoding, "sequences/s"),
+    ]
+    if rivals is None:
+        why = "needs 'python -m benchmarks.replay --rivals FOLDER'"
+        return rows + [Figure(f"replay, of {name}'s speed", None, "GB/s", target=">= 1", where=why) for name in RIVALS]
+    sequences = [decode_sequence(blob, spec) for blob in blobs]
+    whole = [each for each in sequences if each.num_transitions == spec.trace_length]
+    return rows + rival_figures(rivals, whole, speed, BATCH)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--fresh-steps", type=int, default=50_000)
+    parser.add_argument("--fresh-steps", type=int, default=25_000)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--rivals", type=Path, help="folder with (or for) the environments of other replays")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    blobs, new_steps, spec, encoding = play(min(options.fresh_steps, options.steps))
-    replay = PrioritizedReplay(ReplayConfig(capacity_steps=10 * options.steps, max_gb=100.0), seed=0)
-    rng = np.random.default_rng(0)
-    start, inserted = time.perf_counter(), 0
-    while replay.num_steps < options.steps:
-        replay.add(blobs, rng.uniform(0.1, 10, len(blobs)), new_steps)
-        inserted += len(blobs)
-    insert_seconds = time.perf_counter() - start
-    sample_seconds = median_seconds(lambda: replay.sample(BATCH), options.repeats)
-    sampled = replay.sample(BATCH)
-    decode_seconds = median_seconds(lambda: decode_batch(sampled.blob, sampled.offsets, spec), options.repeats)
-    steps, frame = replay.num_steps, int(np.prod(spec.environment.observation_shape))
-    million = replay.num_bytes / steps * 1e6 / 1e9
-    figures = [
-        Figure("replay of 1 000 000 Pong steps", million, "GB", 1.0, million / 1.0, "<= 1.0"),
-        Figure("bytes per stored step", replay.num_bytes / steps, "bytes", frame, replay.num_bytes / steps / frame),
-        Figure("encode, one core", len(blobs) / encoding, "sequences/s"),
-        Figure("insert encoded, one core", inserted / insert_seconds, "sequences/s"),
-        Figure(f"sample {BATCH} compressed, one core", 1 / sample_seconds, "batches/s"),
-        Figure(f"decompress {BATCH}, one core", BATCH * (spec.trace_length + 1) * frame / decode_seconds / 1e9, "GB/s"),
-    ]
-    report(figures, options.json)
+    keep_freed_memory()
+    report(measure(options.steps, options.fresh_steps, options.repeats, options.rivals), options.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from replay.prioritized import ReplayConfig
 PAPER = TrainConfig()
 
 LAPTOP = TrainConfig(
-    family=PolicyFamilyConfig(num_policies=8, gamma_max=0.99, gamma_min=0.97),
+    family=PolicyFamilyConfig(num_policies=8, beta_max=0.01, gamma_max=0.99, gamma_min=0.97),
     network=NetworkConfig(conv_filters=(16, 32, 32), torso_size=256, lstm_size=256, head_size=128),
     intrinsic=IntrinsicConfig(error_horizon=20_000),
     loss=LossConfig(trace="peng", normalize_td=True, normalize_intrinsic=True),
