@@ -176,7 +176,7 @@ class QNetwork(nn.Module):
         ``policy_index`` [B].
         """
         steps, batch = previous_actions.shape
-        features = self.torso(observations.flatten(0, 1)).unflatten(0, (steps, batch))
+        features = _frame_by_frame(self.torso, observations)
         inputs = self._lstm_inputs(
             features, previous_actions, extrinsic_rewards, intrinsic_rewards, policy_index.expand(steps, batch)
         )
@@ -239,6 +239,14 @@ class QNetwork(nn.Module):
     def _heads(self, hidden: Tensor) -> Tensor:
         advantages = self.advantage_head(hidden)
         return self.value_head(hidden) + advantages - advantages.mean(-1, keepdim=True)
+
+
+def _frame_by_frame(function: Callable[[Tensor], Tensor], observations: Tensor) -> Tensor:
+    """``function`` of all frames [T, B, ...] at once, as [T, B, ...]; in memory's order, lest they be copied."""
+    columns_lie_whole = observations.stride(1) > observations.stride(0)
+    rows = observations.transpose(0, 1) if columns_lie_whole else observations
+    results = function(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+    return results.transpose(0, 1) if columns_lie_whole else results
 
 
 def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

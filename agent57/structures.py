@@ -103,7 +103,10 @@ class SequenceBatch:
         """Numpy batch holding only padding, to be filled column by column."""
         steps = (spec.trace_length + 1, batch_size)
         return cls(
-            observations=np.zeros((*steps, *spec.environment.observation_shape), spec.environment.observation_dtype),
+            # Time-major, but each column in one piece of memory: sequences are decompressed straight into it.
+            observations=np.zeros(
+                (*reversed(steps), *spec.environment.observation_shape), spec.environment.observation_dtype
+            ).swapaxes(0, 1),
             previous_actions=np.full(steps, NO_ACTION, np.int64),
             actions=np.zeros(steps, np.int64),
             behaviour_probs=np.ones(steps, np.float32),
@@ -117,8 +120,12 @@ class SequenceBatch:
 
     def fill(self, column: int, sequence: Sequence) -> None:
         """Write ``sequence`` into column b; the column must hold padding only."""
+        self.observations[: sequence.num_transitions + 1, column] = sequence.observations
+        self.fill_scalars(column, sequence)
+
+    def fill_scalars(self, column: int, sequence: Sequence) -> None:
+        """`fill` without the observations."""
         n, b = sequence.num_transitions, column
-        self.observations[: n + 1, b] = sequence.observations
         self.previous_actions[: n + 1, b] = sequence.previous_actions
         self.actions[: n + 1, b] = sequence.actions
         self.behaviour_probs[: n + 1, b] = sequence.behaviour_probs

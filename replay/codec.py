@@ -33,19 +33,11 @@ Blob = bytes | bytearray | memoryview | np.ndarray
 
 
 class _ThreadZstd(threading.local):
-    """Each thread's own zstd contexts, which threads must not share, and its buffer for one sequence's frames."""
+    """Each thread's own zstd contexts, which threads must not share."""
 
     def __init__(self) -> None:
         self.compressors: dict[int, zstandard.ZstdCompressor] = {}
         self.decompressor = zstandard.ZstdDecompressor()
-        self._frames: np.ndarray | None = None
-
-    def frames(self, spec: SequenceSpec) -> np.ndarray:
-        """[T+1, *obs], reused: fresh memory for every sequence costs four times its decompression."""
-        shape, dtype = (spec.trace_length + 1, *spec.environment.observation_shape), spec.environment.observation_dtype
-        if self._frames is None or self._frames.shape != shape or self._frames.dtype != dtype:
-            self._frames = np.empty(shape, dtype)
-        return self._frames
 
     def compressor(self, level: int) -> zstandard.ZstdCompressor:
         if level not in self.compressors:
@@ -159,7 +151,8 @@ def decode_batch(
     view = blob.data
 
     def decode_column(column: int) -> None:
-        batch.fill(column, _decode(view[offsets[column] : offsets[column + 1]], spec, _zstd.frames(spec)))
+        blob = view[offsets[column] : offsets[column + 1]]
+        batch.fill_scalars(column, _decode(blob, spec, batch.observations[:, column]))
 
     columns = range(len(offsets) - 1)
     # list() waits for every column and raises the first error.

@@ -517,3 +517,23 @@ def test_error_falls_on_frames_seen_often_and_stays_high_on_new_ones() -> None:
         after, elsewhere = network(familiar).mean(), network(novel).mean()
     assert after < 0.1 * before
     assert elsewhere > 5 * after
+
+
+# --- Batches in either order of memory ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("burn_in", [0, 2])
+def test_the_order_of_a_batch_in_memory_does_not_matter(burn_in: int) -> None:
+    """Batches come column by column from decompression; others are time-major in memory, too."""
+    network = q_network(ATARI)
+    observations = observations_of(ATARI, 5, 3)
+    by_column = observations.transpose(0, 1).contiguous().transpose(0, 1)
+    assert by_column.stride() != observations.stride()
+    actions, rewards = torch.ones(5, 3, dtype=torch.int64), torch.rand(5, 3)
+    state = (torch.rand(3, LSTM_SIZE), torch.rand(3, LSTM_SIZE))
+    results = [
+        network(each[burn_in:], actions[burn_in:], rewards[burn_in:], rewards[burn_in:], actions[0], state)[0]
+        for each in (observations, by_column, network.torso_inputs(observations), network.torso_inputs(by_column))
+    ]
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-4, atol=1e-5)

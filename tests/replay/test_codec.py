@@ -120,13 +120,13 @@ def test_many_threads_encode_and_decode_at_once() -> None:
         assert_same(copy, sequence)
 
 
-def test_threads_share_neither_zstd_contexts_nor_buffers() -> None:
+def test_threads_do_not_share_zstd_contexts() -> None:
     """A race would show only now and then, so this looks inside."""
     together = threading.Barrier(2, timeout=10)
 
     def own(_: int) -> set[int]:
         together.wait()
-        parts = {id(_zstd.decompressor), id(_zstd.compressor(1)), id(_zstd.frames(IMAGES))}
+        parts = {id(_zstd.decompressor), id(_zstd.compressor(1))}
         together.wait()
         return parts
 
