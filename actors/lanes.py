@@ -226,21 +226,14 @@ class Lanes:
 
     def running_state(self) -> dict[str, Any]:
         """The small part of the state that outlives episodes: running moments of novelty and of distances."""
-        memory = self.memory.state_dict()
         # As numpy arrays: the supervisor unpacks one of these with every reply, and tensors take far longer.
-        return {
-            "novelty": self.novelty.moments.state_dict(),
-            "distance_sum": memory["distance_sum"].numpy(),
-            "distance_weight": memory["distance_weight"].numpy(),
-        }
+        return {"novelty": self.novelty.moments.state_dict(), **self.memory.running_average()}
 
     def load_running_state(self, state: dict[str, Any]) -> None:
         """Take over another life's running moments, e.g. those of the worker that this one replaces."""
         self.novelty.moments.load_state_dict(state["novelty"])
-        memory = self.memory.state_dict()
-        if state["distance_sum"].shape == memory["distance_sum"].shape:
-            memory |= {key: torch.from_numpy(np.array(state[key])) for key in ("distance_sum", "distance_weight")}
-            self.memory.load_state_dict(memory)
+        if state["distance_sum"].shape == (self.num_lanes,):
+            self.memory.load_running_average(state)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, to be saved at once: tensors are not copied. Needs ``reproducible=True`` environments."""

@@ -27,6 +27,7 @@ class EpisodicMemory:
 
     _CHUNK = 1024  # memories begin with room for this many entries, so that short episodes stay cheap
     _GROUPS = 32  # room comes in multiples of this, for `_smallest`
+    _SMALL = ("appended", "origins", "distance_sum", "distance_weight")  # the rest of the state
 
     def __init__(
         self,
@@ -49,21 +50,22 @@ class EpisodicMemory:
         self.max_similarity = max_similarity
         self.distance_decay = distance_decay
         self.pad_neighbours = pad_neighbours
-        self._lane_range = torch.arange(num_lanes)
+        self._lane_range = np.arange(num_lanes)
         # [L, D, room]: with the entries along the last axis, products with all of them take a quarter of the time.
         self._entries = torch.zeros(num_lanes, embedding_dim, self._room(self._CHUNK))
         self._squared_norms = torch.full((num_lanes, self._entries.shape[2]), torch.inf)
-        self._appended = torch.zeros(num_lanes, dtype=torch.int64)
+        # What follows is small, and numpy is quicker with small arrays.
+        self._appended = np.zeros(num_lanes, np.int64)
         # Entries are kept relative to the episode's first one: far from zero, float32 would lose small distances.
-        self._origins = torch.zeros(num_lanes, embedding_dim)
+        self._origins = np.zeros((num_lanes, embedding_dim), np.float32)
         # Numerator and denominator of the bias-corrected moving average.
-        self._distance_sum = torch.zeros(num_lanes, dtype=torch.float64)
-        self._distance_weight = torch.zeros(num_lanes, dtype=torch.float64)
+        self._distance_sum = np.zeros(num_lanes)
+        self._distance_weight = np.zeros(num_lanes)
 
     @property
     def sizes(self) -> np.ndarray:
         """Entries held per lane, int64 [L]."""
-        return self._appended.clamp(max=self.capacity).numpy()
+        return np.minimum(self._appended, self.capacity)
 
     @torch.no_grad()
     def bonus(self, embeddings: Array) -> Array:
@@ -74,60 +76,65 @@ class EpisodicMemory:
         bare formula would pay the first steps of every episode a fortune); with ``pad_neighbours`` missing ones count
         as being at the average distance, d_k^2 = d_m^2, instead. Numpy in, numpy out.
         """
-        x = torch.as_tensor(embeddings, dtype=torch.float32)
-        self._origins = torch.where((self._appended == 0).unsqueeze(1), x, self._origins)
+        x = np.asarray(embeddings, np.float32)
+        first = self._appended == 0
+        if first.any():
+            self._origins[first] = x[first]
         x = x - self._origins
         ready = self._appended >= (1 if self.pad_neighbours else self.num_neighbours)
-        rewards = torch.zeros(len(x))
-        if bool(ready.any()):
+        rewards = np.zeros(len(x), np.float32)
+        if ready.any():
             distances, held = self._neighbour_distances(x)
-            self._average((distances * held).sum(1, dtype=torch.float64) / held.sum(1).clamp(min=1), ready)
-            mean_distance = (self._distance_sum / self._distance_weight.clamp(min=1e-300)).float()
+            self._average((distances * held).sum(1, dtype=np.float64) / np.maximum(held.sum(1), 1), ready)
+            mean_distance = (self._distance_sum / np.maximum(self._distance_weight, 1e-300)).astype(np.float32)
             # An average of 0 means that every distance ever seen was 0: all states are the same one.
-            relative = torch.where(held, distances / mean_distance.clamp(min=1e-30).unsqueeze(1), 1.0)
-            kernel = self._kernel((relative - self.cluster_distance).clamp(min=0))
+            relative = np.where(held, distances / np.maximum(mean_distance, np.float32(1e-30))[:, None], np.float32(1))
+            kernel = self._kernel(np.maximum(relative - np.float32(self.cluster_distance), 0))
             # Fewer columns than k: no lane holds more entries yet.
             missing = self.num_neighbours - kernel.shape[1]
             total = kernel.sum(1) + missing * self._kernel(1 - self.cluster_distance)
-            similarity = total.sqrt() + self.pseudo_count
-            rewards = torch.where(ready & (similarity <= self.max_similarity), 1 / similarity, 0.0)
+            similarity = np.sqrt(total) + self.pseudo_count
+            paid = ready & (similarity <= self.max_similarity)
+            rewards[paid] = 1 / similarity[paid]
         self._append(x)
-        return rewards.numpy() if isinstance(embeddings, np.ndarray) else rewards
+        return rewards if isinstance(embeddings, np.ndarray) else torch.from_numpy(rewards)
 
     def reset(self, lanes: Any) -> None:
         """Empty the memories of ``lanes`` (indices or a boolean mask [L]); their d_m^2 stays."""
-        lanes = torch.as_tensor(np.asarray(lanes))
+        lanes = np.asarray(lanes)
         self._appended[lanes] = 0
-        self._squared_norms[lanes] = torch.inf
+        self._squared_norms[torch.from_numpy(lanes)] = torch.inf
 
     def _kernel(self, relative: Any) -> Any:
         return self.kernel_epsilon / (relative + self.kernel_epsilon)
 
-    def _neighbour_distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _neighbour_distances(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(squared distances to the k nearest entries, which of them exist), [L, k]; found by |e|^2 - 2 e.x.
 
         Fewer columns while no lane holds k entries.
         """
+        queries = torch.from_numpy(x)
         filled = min(int(self._appended.max()), self.capacity)
         room = _round_up(filled, self._GROUPS)
         entries = self._entries[:, :, :room]
-        scores = torch.baddbmm(self._squared_norms[:, None, :room], x.unsqueeze(1), entries, alpha=-2).squeeze(1)
+        scores = torch.baddbmm(self._squared_norms[:, None, :room], queries.unsqueeze(1), entries, alpha=-2).squeeze(1)
         lowest, nearest = _smallest(scores, min(self.num_neighbours, filled), self._GROUPS)
         # The product form loses small distances between large vectors to cancellation: measure the winners.
         neighbours = entries.gather(2, nearest.unsqueeze(1).expand(-1, x.shape[1], -1))
-        return (neighbours - x.unsqueeze(2)).square().sum(1), lowest.isfinite()
+        distances = (neighbours - queries.unsqueeze(2)).square().sum(1)
+        return distances.numpy(), np.isfinite(lowest.numpy())
 
-    def _average(self, distances: Tensor, ready: Tensor) -> None:
-        decay = torch.where(ready, self.distance_decay, 1.0)
-        self._distance_sum = decay * self._distance_sum + torch.where(ready, distances, 0.0)
+    def _average(self, distances: np.ndarray, ready: np.ndarray) -> None:
+        decay = np.where(ready, self.distance_decay, 1.0)
+        self._distance_sum = decay * self._distance_sum + np.where(ready, distances, 0.0)
         self._distance_weight = decay * self._distance_weight + ready
 
-    def _append(self, x: Tensor) -> None:
+    def _append(self, x: np.ndarray) -> None:
         slots = self._appended % self.capacity
         if int(slots.max()) >= self._entries.shape[2]:
             self._grow()
-        self._entries[self._lane_range, :, slots] = x
-        self._squared_norms[self._lane_range, slots] = x.square().sum(1)
+        self._entries.numpy()[self._lane_range, :, slots] = x
+        self._squared_norms.numpy()[self._lane_range, slots] = np.square(x).sum(1)
         self._appended += 1
 
     def _room(self, wanted: int) -> int:
@@ -139,14 +146,20 @@ class EpisodicMemory:
         self._entries = torch.cat([self._entries, torch.zeros(lanes, dim, more)], 2)
         self._squared_norms = torch.cat([self._squared_norms, torch.full((lanes, more), torch.inf)], 1)
 
+    def running_average(self) -> dict[str, np.ndarray]:
+        """What d_m^2 comes from, each float64 [L]: the part of the state that outlives episodes."""
+        return {"distance_sum": self._distance_sum.copy(), "distance_weight": self._distance_weight.copy()}
+
+    def load_running_average(self, average: dict[str, np.ndarray]) -> None:
+        """Go on from `running_average` of a memory with as many lanes."""
+        self._distance_sum = np.array(average["distance_sum"])
+        self._distance_weight = np.array(average["distance_weight"])
+
     def state_dict(self) -> dict[str, Tensor]:
         filled = max(int(self.sizes.max(initial=0)), 1)
         return {
             "entries": self._entries[:, :, :filled].transpose(1, 2).contiguous(),
-            "appended": self._appended.clone(),
-            "origins": self._origins.clone(),
-            "distance_sum": self._distance_sum.clone(),
-            "distance_weight": self._distance_weight.clone(),
+            **{name: torch.from_numpy(getattr(self, f"_{name}").copy()) for name in self._SMALL},
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -154,13 +167,10 @@ class EpisodicMemory:
         while self._entries.shape[2] < saved.shape[2]:
             self._grow()
         self._entries[:, :, : saved.shape[2]] = saved
-        self._appended = state["appended"].clone()
-        self._origins = state["origins"].clone()
-        held = self._appended.clamp(max=self.capacity).unsqueeze(1)
-        present = torch.arange(self._entries.shape[2]) < held
-        self._squared_norms = torch.where(present, self._entries.square().sum(1), torch.inf)
-        self._distance_sum = state["distance_sum"].clone()
-        self._distance_weight = state["distance_weight"].clone()
+        for name in self._SMALL:
+            setattr(self, f"_{name}", state[name].numpy().copy())
+        present = np.arange(self._entries.shape[2]) < self.sizes[:, None]
+        self._squared_norms = torch.where(torch.from_numpy(present), self._entries.square().sum(1), torch.inf)
 
 
 def _smallest(scores: Tensor, k: int, groups: int) -> tuple[Tensor, Tensor]:

@@ -30,13 +30,14 @@ class Torso(nn.Module):
     """Observations [N, *obs] (any dtype) -> features float32 [N, torso_size].
 
     ``compute_dtype`` bfloat16 runs the layers under autocast while weights stay float32 (the learner), or
-    directly if the weights themselves were cast by `cast_torsos` (acting). Inputs are divided by the
+    directly if the weights themselves were cast by `set_torso_dtype` (acting). Inputs are divided by the
     environment's scale here, unless ``normalized`` says that they come normalised.
     """
 
     def __init__(self, spec: EnvironmentSpec, config: NetworkConfig, normalized: bool = False) -> None:
         super().__init__()
         self.compute_dtype = torch.float32
+        self.weights_cast = False
         scale = 1.0 if normalized else 1.0 / spec.observation_scale
         kind = torso_kind(spec, config)
         layers = _conv_layers(kind, spec, config, scale) if kind != "mlp" else []
@@ -53,12 +54,12 @@ class Torso(nn.Module):
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, observations: Tensor) -> Tensor:
-        weights_cast = next(self.layers.parameters()).dtype != torch.float32
         x = self.arrange(observations).to(self.compute_dtype)
         if self._scale != 1.0:
             x = x * self._scale
-        autocast = self.compute_dtype != torch.float32 and not weights_cast
-        with torch.autocast(x.device.type, self.compute_dtype, enabled=autocast):
+        if self.compute_dtype == torch.float32 or self.weights_cast:
+            return self.layers(x).float()
+        with torch.autocast(x.device.type, self.compute_dtype):
             return self.layers(x).float()
 
     def arrange(self, observations: Tensor) -> Tensor:
@@ -418,6 +419,7 @@ def set_torso_dtype(module: nn.Module, dtype: torch.dtype, cast_weights: bool = 
         if isinstance(torso, Torso):
             torso.compute_dtype = dtype
             if cast_weights:
+                torso.weights_cast = True
                 torso.layers.to(dtype)
 
 

@@ -20,7 +20,7 @@ from actors.environments import LaneEnvironments
 from actors.rollout import ActorConfig, RolloutWorker
 from agent57.intrinsic_reward import EpisodicMemory
 from benchmarks.measure import Figure, against, alternating_medians, median_seconds, report, shares
-from benchmarks.networks import forward_passes
+from benchmarks.networks import dtype_name, forward_passes
 from cluster.config import TrainConfig
 from cluster.freed_memory import keep_freed_memory
 from cluster.presets import PRESETS
@@ -28,8 +28,6 @@ from replay.codec import encode_sequence
 
 CHUNK = 50
 """Steps of each lane in one timed piece."""
-MEMORY_ENTRIES = 1000
-"""Of each lane, about, while the worker is timed."""
 MEMORY_TARGETS = {10_000: "<= 0.10", 30_000: "<= 0.25"}
 
 
@@ -109,9 +107,12 @@ def filled_memory(agent_memory: EpisodicMemory, lanes: int, entries: int) -> tup
 
 
 def measure(
-    env: str, preset: str, lanes: int, dtype: str, repeats: int, target: str, memories: list[int]
+    env: str, preset: str, lanes: int, dtype: str, entries: int, repeats: int, target: str, memories: list[int]
 ) -> list[Figure]:
-    """The figures of one environment with one preset's networks; ``memories``: entries per lane to look up in."""
+    """The figures of one environment with one preset's networks.
+
+    ``entries``: steps that each lane plays beforehand; ``memories``: entries per lane to time look-ups in.
+    """
     config = PRESETS[preset]
     spec = LaneEnvironments(env, 1, 0, config.environment).spec
     timed = TimedWorker(env, config, lanes, dtype)
@@ -119,15 +120,15 @@ def measure(
     forward = forward_passes(spec, config.agent, lanes, dtype, CHUNK)
     play()
     forward()
-    # About half of the steps stay in memory, as episodes end.
-    for _ in range(MEMORY_ENTRIES // CHUNK):
+    # About half of the steps are still in memory then, as episodes end.
+    for _ in range(entries // CHUNK):
         timed.work()
     seconds = alternating_medians([play, forward, timed.work], repeats)
     emulator_rate, network_rate, worker_rate = (CHUNK * lanes / each for each in seconds)
     by_kind, total = timed.seconds_by_kind(max(2, repeats // 2))
     alone = {"networks": seconds[1] / seconds[2] * total}
     limit = 1 / (1 / emulator_rate + 1 / network_rate)
-    entries = float(timed.worker.lanes.memory.sizes.mean())
+    held = float(timed.worker.lanes.memory.sizes.mean())
     unit, label = "env steps/s", f"{env}, {preset}"
     figures = [
         Figure(f"emulator alone, {label}", emulator_rate, unit),
@@ -138,7 +139,7 @@ def measure(
             unit,
             limit,
             target,
-            f"{lanes} lanes, {dtype}, memories of {entries:.0f}: {shares(alone | by_kind, total)}",
+            f"{lanes} lanes, {dtype}, memories of {held:.0f}: {shares(alone | by_kind, total)}",
         ),
     ]
     own = by_kind["episodic memory"] / total * seconds[2]
@@ -162,7 +163,8 @@ def main() -> None:
     parser.add_argument("--preset", default="paper", choices=sorted(PRESETS))
     parser.add_argument("--env", default="ALE/Pong-v5")
     parser.add_argument("--lanes", type=int, default=32)
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--entries", type=int, default=1000, help="steps that each lane plays before it is timed")
     parser.add_argument("--memories", type=int, nargs="*", default=[], help="entries per lane to time look-ups in")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--target", default=">= 0.85", help="of the ratio, for the table")
@@ -170,7 +172,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    arguments = (options.env, options.preset, options.lanes, options.dtype, options.repeats, options.target)
+    dtype = dtype_name(options.dtype)
+    arguments = (options.env, options.preset, options.lanes, dtype, options.entries, options.repeats, options.target)
     report(measure(*arguments, options.memories), options.json)
 
 

@@ -20,7 +20,7 @@ from agent57.config import AgentConfig, SequenceConfig
 from agent57.losses import last_transitions, unroll
 from agent57.structures import SequenceBatch, SequenceSpec
 from benchmarks.measure import Figure, against, alternating_medians, report, shares
-from benchmarks.networks import ATARI
+from benchmarks.networks import ATARI, dtype_name
 from learner.learner import Learner, LearnerConfig
 
 
@@ -103,9 +103,9 @@ def measure(batch_size: int, length: int, dtype: str, device: str, repeats: int,
     bare_seconds, update_seconds = alternating_medians([bare, update], repeats)
     steps = batch_size * length
     parts = {name: each / sum(bare.seconds.values()) * bare_seconds for name, each in bare.seconds.items()}
-    name = f"{batch_size} x {length}, {dtype}, {device}"
+    name = f"{batch_size} x {length}, {device}"
     limit, value = steps / bare_seconds, steps / update_seconds
-    where = shares(parts, update_seconds)
+    where = f"{dtype} torsos: {shares(parts, update_seconds)}"
     return [
         Figure(f"bare training step, {name}", limit, "trained steps/s"),
         against(f"learner update, {name}", value, "trained steps/s", limit, target, where),
@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=80)
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
@@ -125,7 +125,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    arguments = (options.batch, options.length, options.dtype, options.device, options.repeats, options.target)
+    dtype = dtype_name(options.dtype, options.device)
+    arguments = (options.batch, options.length, dtype, options.device, options.repeats, options.target)
     report(measure(*arguments), options.json)
 
 

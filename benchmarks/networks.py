@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from agent57.config import AgentConfig
-from agent57.networks import Agent57Networks, set_torso_dtype
+from agent57.networks import Agent57Networks, resolve_torso_dtype, set_torso_dtype
 from agent57.structures import EnvironmentSpec
 from benchmarks.measure import Figure, alternating_medians, report
 
@@ -47,6 +47,11 @@ def forward_passes(
             torch.cuda.synchronize()
 
     return forward
+
+
+def dtype_name(wanted: str, device: str = "cpu") -> str:
+    """ "float32" or "bfloat16": what "auto" means on this machine."""
+    return str(resolve_torso_dtype(wanted, device)).removeprefix("torch.")
 
 
 def measure(lanes: list[int], dtypes: list[str], device: str, repeats: int, steps: int) -> list[Figure]:

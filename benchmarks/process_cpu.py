@@ -33,6 +33,24 @@ def children_named(parent: int, name: str) -> list[int]:
     return found
 
 
+def descendants(root: int) -> dict[int, str]:
+    """Command lines of the process ``root`` and of everything that it started, directly or not."""
+    parents, commands = {}, {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parents[int(folder.name)] = int(_stat(int(folder.name))[1])
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except (ProcessLookupError, FileNotFoundError):
+                continue
+            commands[int(folder.name)] = command
+    family, found = {root}, {root}
+    while found:
+        found = {pid for pid, parent in parents.items() if parent in found} - family
+        family |= found
+    return {pid: commands[pid] for pid in family if pid in commands}
+
+
 def _stat(pid: int) -> list[str]:
     """Fields of /proc/PID/stat from the third on: the second, the name, may hold spaces and brackets."""
     try:

@@ -31,6 +31,7 @@ from benchmarks.measure import Figure, report
 from benchmarks.process_cpu import children_named, cpu_seconds, private_bytes
 from benchmarks.recorded_traffic import RecordedTraffic, record_traffic
 from cluster.config import TrainConfig
+from cluster.messages import RolloutReply
 from cluster.presets import PAPER
 from cluster.ray_environment import prepare_ray_environment
 from cluster.supervisor import Supervisor
@@ -65,6 +66,8 @@ class Stage:
     grown_bytes: dict[str, int]
     timings: dict[str, tuple[np.ndarray, np.ndarray]]
     replies_at_once: np.ndarray
+    lags: np.ndarray
+    """Updates made since the weights that each request was served with, at its end."""
 
     @property
     def workers(self) -> int:
@@ -138,6 +141,7 @@ def _stage(supervisor: Supervisor, fleet: SimulatedFleet, seconds: float) -> Sta
     pids["supervisor"] = os.getpid()
     pids |= {name: children_named(os.getpid(), name)[0] for name in ("raylet", "gcs_server")}
     fleet.timings()
+    lags = _noted_lags(supervisor)
     counts = _counts(supervisor, fleet, pids)
     begin = time.monotonic()
     time.sleep(seconds)
@@ -165,7 +169,21 @@ def _stage(supervisor: Supervisor, fleet: SimulatedFleet, seconds: float) -> Sta
             for kind in ("idle", "insert", "sample", "pull")
         },
         replies_at_once=np.array(fleet.replies_at_once[int(counts["waits"]) : int(later["waits"])]),
+        lags=np.array(lags),
     )
+
+
+def _noted_lags(supervisor: Supervisor) -> list[int]:
+    """A list that gets the lag of every reply of a worker from now on."""
+    lags: list[int] = []
+    rolled_out = supervisor.telemetry.rolled_out
+
+    def noted(worker: int, reply: RolloutReply, lag: int) -> None:
+        lags.append(lag)
+        rolled_out(worker, reply, lag)
+
+    supervisor.telemetry.rolled_out = noted  # type: ignore[method-assign]
+    return lags
 
 
 def _counts(supervisor: Supervisor, fleet: SimulatedFleet, pids: dict[str, int]) -> dict[str, float]:
@@ -193,6 +211,8 @@ def stage_figures(stage: Stage, traffic: RecordedTraffic, config: TrainConfig) -
     first, last = (np.array_split(idle[np.argsort(idle_ends)], 3)[part] for part in (0, 2))
     growth = float(np.median(last) / np.median(first))
     waiting = float(np.percentile(depth, 99))
+    period = stage.updates / max(stage.publishes, 1)
+    age = float(stage.lags.mean() / period) if len(stage.lags) and period else 0.0
     figures = [
         Figure("acting", stage.env_steps / seconds, "env steps/s", wanted, stage.carried, f">= {CARRIED}"),
         Figure("supervisor's processor time", supervisor, "cores", 0.5, supervisor / 0.5, "<= 1"),
@@ -206,6 +226,7 @@ def stage_figures(stage: Stage, traffic: RecordedTraffic, config: TrainConfig) -
         *_delays("insert", stage.timings["insert"][1]),
         Figure(f"batches of {config.learner.batch_size} sampled", len(stage.timings["sample"][1]) / seconds, "1/s"),
         *_delays("sample", stage.timings["sample"][1]),
+        Figure("age of workers' weights", age, "publish periods", target="<= 2"),
         Figure("weights published", stage.publishes / seconds, "1/s"),
         Figure("weights published", stage.publishes * weights_mb / seconds, "MB/s"),
         Figure("weights pulled by workers", len(stage.timings["pull"][1]) / seconds, "1/s"),

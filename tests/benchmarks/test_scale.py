@@ -45,6 +45,7 @@ def made_up_stage(lanes: int = 256, carried: float = 1.0, **cores: float) -> Sta
         grown_bytes={"supervisor": 0},
         timings={"idle": idle, "insert": idle, "sample": idle, "pull": idle},
         replies_at_once=np.ones(100),
+        lags=np.full(100, 5),
     )
 
 
