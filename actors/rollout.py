@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -246,49 +246,38 @@ class RolloutWorker:
         self._episodes.load_state_dict(state["episodes"])
 
 
-@dataclass
 class _Tally:
-    """Sums over the steps of a request, for its metrics."""
+    """What the steps of a request said of novelty, for its metrics; added up once, at the end of the request."""
 
-    transitions: int = 0
-    novelty_steps: int = 0
-    new_states: int = 0
-    revisits: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    max_alpha: float = 0.0
+    def __init__(self) -> None:
+        self._steps: list[tuple[np.ndarray, ...]] = []
+        # Steps on which the environment told revisits: it does not on the first after a reset.
+        self._told: list[tuple[np.ndarray, ...]] = []
 
     def add(self, step: LaneStep) -> None:
-        arrived = ~step.starts
-        self.transitions += int(arrived.sum())
-        self._add("intrinsic/reward", step.intrinsic_rewards[arrived])
-        self._add("intrinsic/episodic", step.episodic[arrived])
+        self._steps.append((~step.starts, step.intrinsic_rewards, step.episodic, step.alpha, step.rnd_errors))
         if step.revisits is not None:
-            new, again = arrived & ~step.revisits, arrived & step.revisits
-            self.new_states += int(new.sum())
-            self.revisits += int(again.sum())
-            self._add("intrinsic/episodic_new", step.episodic[new])
-            self._add("intrinsic/episodic_revisits", step.episodic[again])
-        measured = arrived & np.isfinite(step.rnd_errors)
-        self.novelty_steps += int(measured.sum())
-        self._add("intrinsic/alpha", step.alpha[measured])
-        self._add("intrinsic/alpha_above_1", step.alpha[measured] > 1.0)
-        self._add("intrinsic/rnd_error", step.rnd_errors[measured])
-        self.max_alpha = max(self.max_alpha, float(step.alpha[measured].max(initial=0.0)))
+            self._told.append((~step.starts, step.revisits, step.episodic))
 
-    def _add(self, name: str, values: np.ndarray) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + float(values.sum())
+    @property
+    def transitions(self) -> int:
+        return sum(int(np.count_nonzero(arrived)) for arrived, *_ in self._steps)
 
     def means(self) -> dict[str, float]:
         """Means per arrived step; novelty figures are absent while RND inputs cannot be normalised yet."""
-        counts = {
-            "intrinsic/reward": self.transitions,
-            "intrinsic/episodic": self.transitions,
-            "intrinsic/episodic_new": self.new_states,
-            "intrinsic/episodic_revisits": self.revisits,
+        arrived, rewards, episodic, alpha, errors = (np.stack(arrays) for arrays in zip(*self._steps, strict=True))
+        # NaN while RND inputs cannot be normalised.
+        measured = arrived & np.isfinite(errors)
+        chosen = {
+            "intrinsic/reward": rewards[arrived],
+            "intrinsic/episodic": episodic[arrived],
+            "intrinsic/alpha": alpha[measured],
+            "intrinsic/alpha_above_1": alpha[measured] > 1.0,
+            "intrinsic/rnd_error": errors[measured],
         }
-        means = {
-            name: total / counts.get(name, self.novelty_steps)
-            for name, total in self.sums.items()
-            if counts.get(name, self.novelty_steps) > 0
-        }
-        return means | ({"intrinsic/alpha_max": self.max_alpha} if self.novelty_steps else {})
+        if self._told:
+            moved, again, bonus = (np.stack(arrays) for arrays in zip(*self._told, strict=True))
+            chosen["intrinsic/episodic_new"] = bonus[moved & ~again]
+            chosen["intrinsic/episodic_revisits"] = bonus[moved & again]
+        means = {name: float(values.mean(dtype=np.float64)) for name, values in chosen.items() if len(values)}
+        return means | ({"intrinsic/alpha_max": float(alpha[measured].max(initial=0.0))} if measured.any() else {})

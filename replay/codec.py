@@ -27,7 +27,8 @@ _CHECKSUM = struct.Struct("<I")
 _DTYPES = ("uint8", "float32")
 _ACTION = np.dtype("<i2")
 _FLOAT = np.dtype("<f4")
-_ACTION_RANGE = np.iinfo(_ACTION)
+_FLOAT32 = np.dtype(np.float32)
+_CODES = {np.dtype(name): code for code, name in enumerate(_DTYPES)}
 
 Blob = bytes | bytearray | memoryview | np.ndarray
 
@@ -54,12 +55,12 @@ def encode_sequence(sequence: Sequence, level: int = 1) -> bytes:
     ``level`` is zstd's. Raises ValueError for arrays of unequal length or wrong dtype, for a sequence without a
     transition, and for previous actions that contradict the actions (they are not stored, but derived).
     """
-    _check_sequence(sequence)
+    run = _checked_actions(sequence)
     observations = np.ascontiguousarray(sequence.observations)
     header = _HEADER.pack(
         _MAGIC,
         _VERSION,
-        _DTYPES.index(observations.dtype.name),
+        _CODES[observations.dtype],
         bool(sequence.terminated),
         observations.ndim - 1,
         sequence.num_transitions,
@@ -67,17 +68,10 @@ def encode_sequence(sequence: Sequence, level: int = 1) -> bytes:
         sequence.recurrent_state.shape[-1],
     )
     shape = struct.pack(f"<{observations.ndim - 1}I", *observations.shape[1:])
-    # One run a_{-1}, a_0 .. a_n holds both actions and previous actions.
-    actions = np.concatenate((sequence.previous_actions[:1], sequence.actions)).astype(_ACTION)
-    floats = (
-        sequence.behaviour_probs,
-        sequence.extrinsic_rewards,
-        sequence.intrinsic_rewards,
-        sequence.recurrent_state,
-    )
-    parts = [header, shape, actions.tobytes(), *(array.astype(_FLOAT, copy=False).tobytes() for array in floats)]
-    parts.append(_zstd.compressor(level).compress(observations.data))
-    body = b"".join(parts)
+    steps = (sequence.behaviour_probs, sequence.extrinsic_rewards, sequence.intrinsic_rewards)
+    floats = np.concatenate((*steps, sequence.recurrent_state.ravel()), dtype=_FLOAT)
+    frames = _zstd.compressor(level).compress(observations.data)
+    body = b"".join((header, shape, run.tobytes(), floats.tobytes(), frames))
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
@@ -175,20 +169,26 @@ def _decompress(compressed: memoryview, frames: np.ndarray) -> np.ndarray:
     raise ValueError(f"encoded sequence is damaged: its frames do not decompress to {frames.nbytes} bytes")
 
 
-def _check_sequence(sequence: Sequence) -> None:
+def _checked_actions(sequence: Sequence) -> np.ndarray:
+    """One run a_{-1}, a_0 .. a_n as it is stored: it holds both actions and previous actions.
+
+    Raises ValueError if anything about ``sequence`` keeps it from being stored exactly.
+    """
     steps = len(sequence.actions)
     floats = (sequence.behaviour_probs, sequence.extrinsic_rewards, sequence.intrinsic_rewards)
     state = sequence.recurrent_state
     if steps < 2:
         raise ValueError("a sequence to encode needs at least one transition")
-    if any(len(array) != steps for array in (sequence.observations, sequence.previous_actions, *floats)):
+    if {len(array) for array in (sequence.observations, sequence.previous_actions, *floats)} != {steps}:
         raise ValueError("the arrays of a sequence to encode must have one length")
-    if sequence.observations.dtype.name not in _DTYPES:
+    if sequence.observations.dtype not in _CODES:
         raise ValueError(f"observations must be uint8 or float32, not {sequence.observations.dtype}")
-    if any(array.dtype != np.float32 for array in (*floats, state)) or state.shape[:2] != (2, 2) or state.ndim != 3:
+    if {array.dtype for array in (*floats, state)} != {_FLOAT32} or state.shape[:2] != (2, 2) or state.ndim != 3:
         raise ValueError("probabilities, rewards and the recurrent state [2, 2, H] must be float32")
-    if not np.array_equal(sequence.previous_actions[1:], sequence.actions[:-1]):
+    exact = np.concatenate((sequence.previous_actions[:1], sequence.actions))
+    run = exact.astype(_ACTION)
+    if not (sequence.previous_actions == exact[:-1]).all():
         raise ValueError("previous_actions[t] must equal actions[t - 1]")
-    actions = (sequence.actions, sequence.previous_actions[:1])
-    if any(array.min() < _ACTION_RANGE.min or array.max() > _ACTION_RANGE.max for array in actions):
+    if not (run == exact).all():
         raise ValueError(f"actions must fit in {_ACTION.name}")
+    return run
