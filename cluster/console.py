@@ -28,7 +28,9 @@ class StatusFields:
     elapsed_seconds: float
     env_frames: int
     env_frames_wanted: int | None
-    """Frames at which the run ends; None for a run without an end."""
+    """Frames at which the run ends; None for a run without such an end."""
+    seconds_wanted: float | None
+    """Seconds after which the run ends, if its frames were not reached before; None for no such limit."""
     env_frames_per_second: float
     learner_updates: int
     updates_per_second: float
@@ -162,7 +164,8 @@ def _describe(fields: StatusFields) -> tuple[str, list[list[tuple[str, str]]]]:
     replay = f"{format_count(fields.replay_steps)} ({_gigabytes(fields.replay_bytes)}/"
     replay += f"{_gigabytes(fields.replay_limit_bytes)}GB)"
     ratio = f"{_number(fields.replay_ratio, '.2f')} / {fields.replay_ratio_wanted:.2f}"
-    policy = f"{_number(fields.arm_beta, '.2f')}, {_number(fields.arm_gamma, '.4f')}"
+    # Without the leading 0, a small beta just fits.
+    policy = f"{_number(fields.arm_beta, '.1g').replace('0.', '.')}, {_number(fields.arm_gamma, '.4f')}"
     arm = "-" if fields.arm is None else str(fields.arm)
     return _progress(fields), [
         [("frames", frames), ("eval return", _number(fields.greedy_return, ",.1f")), ("replay ratio", ratio)],
@@ -176,13 +179,19 @@ def _describe(fields: StatusFields) -> tuple[str, list[list[tuple[str, str]]]]:
 
 
 def _progress(fields: StatusFields) -> str:
-    """Elapsed time; for a run with an end also the share done and the time left at the present rate."""
-    text = format_duration(fields.elapsed_seconds)
+    """Elapsed time; for a run with an end also the share done and the time left, by the limit that comes first."""
+    text, done, left = format_duration(fields.elapsed_seconds), [], []
     if fields.env_frames_wanted:
-        text += f"  {100 * fields.env_frames / fields.env_frames_wanted:.1f}%"
-        left = fields.env_frames_wanted - fields.env_frames
-        if fields.env_frames_per_second > 0 and left > 0:
-            text += f"  {format_duration(left / fields.env_frames_per_second)} left"
+        done.append(fields.env_frames / fields.env_frames_wanted)
+        if fields.env_frames_per_second > 0:
+            left.append((fields.env_frames_wanted - fields.env_frames) / fields.env_frames_per_second)
+    if fields.seconds_wanted:
+        done.append(fields.elapsed_seconds / fields.seconds_wanted)
+        left.append(fields.seconds_wanted - fields.elapsed_seconds)
+    if done:
+        text += f"  {100 * max(done):.1f}%"
+    if left and min(left) > 0:
+        text += f"  {format_duration(min(left))} left"
     return text
 
 

@@ -271,6 +271,7 @@ class Telemetry:
             elapsed_seconds=time.monotonic() - self._began,
             env_frames=supervisor.env_frames,
             env_frames_wanted=self.config.max_env_frames or None,
+            seconds_wanted=60 * self.config.max_minutes or None,
             env_frames_per_second=self._rates[0],
             learner_updates=supervisor.learner_updates,
             updates_per_second=self._rates[1],

@@ -25,12 +25,17 @@ VARIANTS = (Variant(WHOLE, ("--max-minutes", "60")), Variant(ONE_POLICY, (*EXTRI
 
 
 def draw(outcome: Outcome, folder: Path) -> None:
+    draw_game(outcome, folder, "Pong")
+
+
+def draw_game(outcome: Outcome, folder: Path, game: str) -> None:
     """curves.png: greedy score by minutes and by frames, and how episodes are shared among the policies."""
-    curves = {variant.name: outcome.series(variant.name, "evaluation/return") for variant in VARIANTS}
+    variants = outcome.experiment.variants
+    curves = {variant.name: outcome.series(variant.name, "evaluation/return") for variant in variants}
     arms = {f"policy {arm}": outcome.series(WHOLE, f"bandit_share/{arm:02d}") for arm in range(NUM_POLICIES)}
     save_panels(
         folder / "curves.png",
-        "Pong, preset laptop: means and 95 % intervals over seeds",
+        f"{game}, preset laptop: means and 95 % intervals over seeds",
         [
             lambda axis: draw_against_minutes(axis, curves, "greedy score"),
             lambda axis: draw_curves(axis, curves, "greedy score"),

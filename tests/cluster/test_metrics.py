@@ -110,6 +110,7 @@ FIELDS = StatusFields(
     elapsed_seconds=754,
     env_frames=1_254_000,
     env_frames_wanted=20_000_000,
+    seconds_wanted=None,
     env_frames_per_second=4210,
     learner_updates=12_345,
     updates_per_second=5.23,
@@ -121,13 +122,13 @@ FIELDS = StatusFields(
     greedy_return=None,
     training_return=123_456.7,
     arm=3,
-    arm_beta=0.3,
+    arm_beta=0.0034,
     arm_gamma=0.99712,
     restarts=2,
 )
 SHOWN = [
     "0:12:34", "6.3%", "1:14:12 left", "1.25M (4.21k/s)", "12.3k (5.2/s)", "512k (1.23/4.00GB)", "0.79 / 0.80",
-    "123,456.7", "0.30, 0.9971",
+    "123,456.7", ".003, 0.9971",
 ]  # fmt: skip
 
 
@@ -179,6 +180,13 @@ def test_unknown_numbers_are_dashes() -> None:
     assert "eval return -  replay ratio - / 0.80" in text
     assert "arm -  beta, gamma -, -" in text
     assert "left" not in text
+
+
+def test_of_two_limits_the_nearer_one_tells_the_time_left() -> None:
+    text = console_module.status_text(replace(FIELDS, seconds_wanted=1508))
+    assert "0:12:34  50.0%  0:12:34 left" in text
+    assert "6.3%  1:14:12 left" in console_module.status_text(replace(FIELDS, seconds_wanted=60_000))
+    assert "left" not in console_module.status_text(replace(FIELDS, seconds_wanted=700))
 
 
 def test_numbers_read_well() -> None:

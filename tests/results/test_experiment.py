@@ -20,6 +20,7 @@ pytest.importorskip("matplotlib")
 from cluster.command_line import parse_train
 from cluster.metrics import read_metrics
 from results import (
+    breakout,
     disco_maze,
     experiment,
     hard_exploration,
@@ -271,7 +272,7 @@ def test_variants_that_would_share_a_folder_are_refused() -> None:
         Experiment(**vars(TINY) | {"variants": (Variant("a b"), Variant("A-B"))})
 
 
-MODULES = (random_coin, disco_maze, memory, hard_exploration, long_horizon, pong, pong_ablation)
+MODULES = (breakout, random_coin, disco_maze, memory, hard_exploration, long_horizon, pong, pong_ablation)
 EXPERIMENTS = [module.EXPERIMENT for module in MODULES]
 
 
