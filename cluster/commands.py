@@ -27,7 +27,8 @@ from cluster.command_line import CommandParser, parse_train
 from cluster.config import TrainConfig, load_config, save_config
 from cluster.console import format_duration, print_plan
 from cluster.errors import UserError
-from cluster.supervisor import Fleet, Supervisor
+from cluster.fleet import Fleet
+from cluster.supervisor import Supervisor
 from cluster.topology import Topology, plan_rows, plan_topology
 
 if TYPE_CHECKING:

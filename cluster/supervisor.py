@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cluster.checkpoint import Checkpoints, load_tree, save_tree
 from cluster.config import TrainConfig
 from cluster.errors import TrainingStopped, one_line
+from cluster.fleet import Fleet
 from cluster.messages import (
     ESSENTIAL,
     EvaluationReply,
     EvaluationRequest,
     ProcessId,
-    ReplayPort,
     Reply,
     RolloutReply,
     RolloutRequest,
     UpdateReply,
     UpdateRequest,
-    WeightsPort,
 )
 from cluster.meta_controller import MetaController
 from cluster.restarts import Restarts
@@ -45,39 +44,6 @@ NODES_SECONDS = 5.0
 """Between two looks at which nodes are about to leave."""
 WAITING_SECONDS = 60.0
 """How long processes may be without a place before the user is told."""
-
-
-class Fleet(Protocol):
-    """What the supervisor asks of the processes, be they Ray actors or objects in this process."""
-
-    num_workers: int
-    exact_resume: bool
-
-    @property
-    def replay(self) -> ReplayPort: ...
-    @property
-    def weights(self) -> WeightsPort: ...
-    @property
-    def replay_ready(self) -> bool: ...
-    @property
-    def can_save(self) -> bool: ...
-    def ready(self, process: ProcessId) -> bool: ...
-    def waiting(self) -> list[ProcessId]: ...
-    def leaving(self) -> list[ProcessId]: ...
-    def make_room(self) -> list[ProcessId]: ...
-    def start(self, checkpoint: Path | None) -> None: ...
-    def submit_rollout(self, worker: int, request: RolloutRequest) -> None: ...
-    def submit_update(self, request: UpdateRequest) -> None: ...
-    def submit_evaluation(self, request: EvaluationRequest) -> None: ...
-    def wait(self, timeout: float) -> list[Reply]: ...
-    def lost_peers(self) -> list[ProcessId]: ...
-    def restart(self, process: ProcessId, checkpoint: Path | None, running_state: dict | None) -> None: ...
-    def restore_running_state(self, worker: int, state: dict) -> None: ...
-    def restore_evaluator(self, bandit: dict) -> None: ...
-    def save(self, directory: Path) -> None: ...
-    def priorities(self) -> Any: ...
-    def memory(self) -> dict[str, int]: ...
-    def close(self) -> None: ...
 
 
 class Supervisor:
@@ -104,7 +70,6 @@ class Supervisor:
         self._running_states: dict[int, dict] = {}
         self._arms_left = [[0] * config.cluster.lanes_per_worker for _ in range(fleet.num_workers)]
         self._busy: set[ProcessId] = set()
-        self._updates_in_flight = 0
         self._evaluating = False
         self._restarts = Restarts(config.cluster.max_restarts, 60 * config.cluster.restart_window_minutes)
         self._log_failed = False
