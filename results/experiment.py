@@ -402,7 +402,7 @@ def main(experiment: Experiment, arguments: list[str] | None = None, root: Path 
     folder = Path("runs") / "results" / (experiment.name + ("-quick" if options.quick else ""))
     output = root / folder if options.quick else root / "results" / experiment.name
     runs = plan(experiment, options, root, folder)
-    wanted = [run for run in runs if fnmatch.fnmatch(run.variant.name, f"*{options.only}*")]
+    wanted = [run for run in runs if fnmatch.fnmatch(run.name, f"*{options.only}*")]
     if not wanted:
         print(f"--only {options.only} matches none of: {'; '.join(v.name for v in experiment.variants)}")
         return 2
@@ -434,7 +434,8 @@ def _parse(experiment: Experiment, arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help=f"seeds per variant (default {experiment.seeds}; 1 with --quick)")
     jobs = 1 if experiment.whole_machine else usable_cores()
     parser.add_argument("--jobs", type=int, default=jobs, help=f"trainings at a time (default {jobs})")
-    parser.add_argument("--only", default="", metavar="PATTERN", help="variants whose name contains this; * and ? work")
+    only = "runs whose name contains this, such as 'VARIANT, seed 2'; * and ? work"
+    parser.add_argument("--only", default="", metavar="PATTERN", help=only)
     parser.add_argument("--fresh", action="store_true", help="make finished runs again")
     parser.add_argument("--plot-only", action="store_true", help="write the outcome of the runs that are there")
     options = parser.parse_args(arguments)

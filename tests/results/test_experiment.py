@@ -159,6 +159,9 @@ def test_other_flags_other_code_or_fresh_make_runs_again(
     main(TINY, ["--seeds", "1", "--fresh", "--only", "plain"], root)
     assert made == ["plain, seed 0"]
     made.clear()
+    main(TINY, ["--seeds", "2", "--fresh", "--only", "plain, seed 1"], root)
+    assert made == ["plain, seed 1"]
+    made.clear()
     monkeypatch.setattr(experiment, "code_digest", lambda: "other")
     main(TINY, ["--seeds", "1", "--only", "beta*0.5"], root)
     assert made == ["Large beta, 0.5, seed 0"]
