@@ -124,7 +124,7 @@ class Lanes:
         self._embeddings.offer(self.networks.embedding.state_dict())
         self.weights_version = version
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self, choose_policy: Callable[[int], int]) -> LaneStep:
         """Act once in every lane; ``choose_policy(lane)`` names the policy of each episode that begins now."""
         if self._starts.any():

@@ -103,7 +103,7 @@ class EpisodicMemory:
         """Empty the memories of ``lanes`` (indices or a boolean mask [L]); their d_m^2 stays."""
         lanes = np.asarray(lanes)
         self._appended[lanes] = 0
-        self._squared_norms[torch.from_numpy(lanes)] = torch.inf
+        self._squared_norms.numpy()[lanes] = np.inf
 
     def _kernel(self, relative: Any) -> Any:
         return self.kernel_epsilon / (relative + self.kernel_epsilon)
@@ -166,7 +166,7 @@ class EpisodicMemory:
         saved = state["entries"].transpose(1, 2)
         while self._entries.shape[2] < saved.shape[2]:
             self._grow()
-        self._entries[:, :, : saved.shape[2]] = saved
+        self._entries.numpy()[:, :, : saved.shape[2]] = saved.numpy()
         for name in self._SMALL:
             setattr(self, f"_{name}", state[name].numpy().copy())
         present = np.arange(self._entries.shape[2]) < self.sizes[:, None]

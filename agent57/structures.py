@@ -99,14 +99,17 @@ class SequenceBatch:
     recurrent_state: Any
 
     @classmethod
-    def empty(cls, spec: SequenceSpec, batch_size: int) -> SequenceBatch:
-        """Numpy batch holding only padding, to be filled column by column."""
+    def empty(cls, spec: SequenceSpec, batch_size: int, pad_observations: bool = True) -> SequenceBatch:
+        """Numpy batch holding only padding, to be filled column by column.
+
+        Without ``pad_observations`` those are whatever was in memory, and all of them must be written.
+        """
         steps = (spec.trace_length + 1, batch_size)
+        frames = (batch_size, spec.trace_length + 1, *spec.environment.observation_shape)
+        allocate = np.zeros if pad_observations else np.empty
         return cls(
             # Time-major, but each column in one piece of memory: sequences are decompressed straight into it.
-            observations=np.zeros(
-                (*reversed(steps), *spec.environment.observation_shape), spec.environment.observation_dtype
-            ).swapaxes(0, 1),
+            observations=allocate(frames, spec.environment.observation_dtype).swapaxes(0, 1),
             previous_actions=np.full(steps, NO_ACTION, np.int64),
             actions=np.zeros(steps, np.int64),
             behaviour_probs=np.ones(steps, np.float32),

@@ -47,11 +47,12 @@ class Part:
 
 ATARI = ("gymnasium", "ale_py")
 MEMORIES = ("--memories", "10000", "30000")
-SHORT_REPLAY = ("--fresh-steps", "6000", "--steps", "100000", "--repeats", "5")
+SHORT_ACTING = ("--memories", "10000", "--entries", "50", "--repeats", "3")
+SHORT_REPLAY = ("--fresh-steps", "3200", "--steps", "20000", "--repeats", "3")
 PARTS = (
     Part("networks", "benchmarks.networks", ("--lanes", "1", "32", "128")),
     Part("learner", "benchmarks.learner", (), ("--repeats", "3")),
-    Part("acting", "benchmarks.acting", MEMORIES, (*MEMORIES, "--entries", "100", "--repeats", "3"), ATARI),
+    Part("acting", "benchmarks.acting", MEMORIES, SHORT_ACTING, ATARI),
     Part(
         "gridworld",
         "benchmarks.acting",

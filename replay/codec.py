@@ -141,12 +141,14 @@ def decode_batch(
     """
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(blob) or np.any(np.diff(offsets) < 0):
         raise ValueError("offsets of a joined blob must rise from 0 to its length")
-    batch = SequenceBatch.empty(spec, len(offsets) - 1)
+    batch = SequenceBatch.empty(spec, len(offsets) - 1, pad_observations=False)
     view = blob.data
 
     def decode_column(column: int) -> None:
         blob = view[offsets[column] : offsets[column + 1]]
-        batch.fill_scalars(column, _decode(blob, spec, batch.observations[:, column]))
+        sequence = _decode(blob, spec, batch.observations[:, column])
+        batch.fill_scalars(column, sequence)
+        batch.observations[sequence.num_transitions + 1 :, column] = 0
 
     columns = range(len(offsets) - 1)
     # list() waits for every column and raises the first error.

@@ -220,7 +220,10 @@ class Trainer:
         if success:
             if not self._keep_checkpoints:
                 shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-            record |= {"minutes": round(minutes, 2), "core_minutes": round(core_minutes, 2)}
+            record["minutes"] = round(minutes, 2)
+            if "--serial" in run.arguments:
+                # Ray's processes belong to nobody who could tell what they took.
+                record["core_minutes"] = round(core_minutes, 2)
             (run.folder / FINISHED).write_text(json.dumps(record, indent=2) + "\n")
         return success, minutes
 

@@ -378,3 +378,15 @@ def test_the_smallest_scores_are_found_among_many(columns: int, k: int) -> None:
     torch.testing.assert_close(scores.gather(1, where), values)
     for row in where:
         assert len(set(row.tolist())) == k, "one place twice"
+
+
+def test_a_memory_that_grew_in_inference_mode_can_be_restored_outside() -> None:
+    memory, other = (EpisodicMemory(1, 5_000, 2) for _ in range(2))
+    with torch.inference_mode():
+        for step in range(1_100):
+            memory.bonus(np.array([[step, -step]], np.float32))
+    memory.reset([0])
+    memory.bonus(np.ones((1, 2), np.float32))
+    other.load_state_dict(memory.state_dict())
+    memory.load_state_dict(other.state_dict())
+    assert memory.sizes.tolist() == other.sizes.tolist() == [1]

@@ -96,7 +96,11 @@ def test_short_sequences_store_no_padding_and_repeated_frames_cost_little() -> N
 
 @pytest.mark.parametrize("threads", [0, 4])
 @pytest.mark.parametrize("spec", [IMAGES, VECTORS])
-def test_batch_equals_the_sequences_filled_one_by_one(spec: SequenceSpec, threads: int) -> None:
+def test_batch_equals_the_sequences_filled_one_by_one(
+    spec: SequenceSpec, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The batch's memory was used before.
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 7, dtype))
     sequences = [make_sequence(spec, n, seed=n) for n in (10, 1, 7, 10, 2)]
     expected = SequenceBatch.empty(spec, len(sequences))
     for column, sequence in enumerate(sequences):
