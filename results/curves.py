@@ -1,6 +1,6 @@
 """Turns a run folder into a committed result: curves as CSV, a plot, the config, versions and command.
 
-    python -m results.curves runs/NAME pong_one_policy --tags evaluation/return return_per_epsilon/low
+    python -m results.curves runs/NAME cartpole --tags evaluation/return return_per_epsilon/low
 
 Needs matplotlib (``pip install -e ".[results]"``). Writes ``results/<name>/``.
 """
