@@ -143,22 +143,29 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no part is called {options.only}: use {', '.join(part.name for part in PARTS)}")
     if options.check is not None and not options.check.is_file():
         parser.error(f"{options.check} does not exist: write it with 'python -m benchmarks --json > {options.check}'")
+    chosen = {part: part.short if options.short else part.flags for part in parts}
     rows: list[Figure] = []
-    for part in parts:
-        flags = part.short if options.short else part.flags
+    found: dict[Part, list[Figure]] = {}
+    for part, flags in chosen.items():
         if flags is None:
             continue
         if part.name == "replay" and options.rivals:
             flags = (*flags, "--rivals", options.rivals)
         print(f"measuring: {part.name}", file=sys.stderr, flush=True)
-        rows += run_part(part, flags)
+        found[part] = run_part(part, flags)
+        rows += found[part]
     if options.only == "*" and not options.short:
         rows += long_run(options.long_run) + gpu_rows()
     report(rows, options.json)
     if options.check is None:
         return 0
     committed = [Figure(**row) for row in json.loads(options.check.read_text())]
-    sentences = worsened(rows, committed)
+    sentences = []
+    for part, its_rows in found.items():
+        if worsened(its_rows, committed):
+            # A neighbour on a shared machine can spoil one measurement; code that is slow is slow twice.
+            print(f"measuring again: {part.name}", file=sys.stderr, flush=True)
+            sentences += worsened(run_part(part, chosen[part] or ()), committed)
     for sentence in sentences:
         print(f"worse by more than a quarter: {sentence}", file=sys.stderr)
     count = compared(rows, committed)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import benchmarks.__main__ as table
 from agent57.intrinsic_reward import EpisodicMemory
 from benchmarks.__main__ import GPU_PARTS, PARTS, Part, compared, main, run_part, worsened
 from benchmarks.acting import filled_memory
@@ -87,6 +88,18 @@ def test_a_part_that_fails_says_so() -> None:
     (row,) = run_part(Part("long run", "benchmarks.drift"), ("/no/such/run",))
     assert row.value is None
     assert "benchmarks.drift failed" in row.where
+
+
+@pytest.mark.parametrize(("again", "code"), [(0.8, 0), (0.5, 1)])
+def test_what_is_worse_is_measured_again_before_it_counts(
+    again: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ratios = iter([0.4, again])
+    monkeypatch.setattr(table, "run_part", lambda part, flags: [against("speed", next(ratios), "", 1.0, ">= 0.7")])
+    committed = tmp_path / "committed.json"
+    committed.write_text(json.dumps([asdict(against("speed", 0.8, "", 1.0, ">= 0.7"))]))
+    assert main(["--short", "--only", "learner", "--check", str(committed)]) == code
+    assert ("worse by more than a quarter: speed" in capsys.readouterr().err) == bool(code)
 
 
 def test_wrong_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
