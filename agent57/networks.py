@@ -212,11 +212,7 @@ class QNetwork(nn.Module):
 
     def torso_inputs(self, observations: Tensor) -> Tensor:
         """[T, B, *obs] as the torso computes on them, [T, B, ...]: online and target networks share this work."""
-        return (
-            self.torso.arrange(observations.flatten(0, 1))
-            .to(self.torso.compute_dtype)
-            .unflatten(0, observations.shape[:2])
-        )
+        return _frame_by_frame(lambda frames: self.torso.arrange(frames).to(self.torso.compute_dtype), observations)
 
     def _lstm_inputs(
         self,
