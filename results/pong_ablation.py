@@ -15,17 +15,17 @@ from results.experiment import Experiment, Outcome, Variant, run_as_command
 from results.plots import draw_curves, save_panels
 from results.pong import EXTRINSIC_ALONE
 
-FRAMES, QUICK_FRAMES = 4_000_000, 100_000
-EVALUATIONS = 20
+FRAMES, QUICK_FRAMES = 3_000_000, 100_000
+EVALUATIONS = 15
 VARIANTS = (
     Variant("laptop"),
-    Variant("extrinsic network alone", EXTRINSIC_ALONE),
+    Variant("beta_max 0.3, the paper's", ("--family.beta-max", "0.3")),
     Variant("strict Retrace", ("--loss.trace", "retrace")),
     Variant("uniform replay", ("--replay.priority-exponent", "0")),
-    Variant("raw TD errors and r^i", ("--loss.no-normalize-td", "--loss.no-normalize-intrinsic")),
-    Variant("beta_max 0.3, the paper's", ("--family.beta-max", "0.3")),
-    Variant("bandit epsilon 0.5", ("--bandit.epsilon", "0.5")),
     Variant("no RND", ("--intrinsic.novelty", "episodic")),
+    Variant("bandit epsilon 0.5", ("--bandit.epsilon", "0.5")),
+    Variant("raw TD errors and r^i", ("--loss.no-normalize-td", "--loss.no-normalize-intrinsic")),
+    Variant("extrinsic network alone", EXTRINSIC_ALONE),
 )
 
 
