@@ -23,8 +23,8 @@ from agent57.intrinsic_reward import EpisodicMemory, LifelongNovelty, combine
 from agent57.losses import both_networks
 from agent57.networks import Agent57Networks, load_flat_weights, resolve_torso_dtype, set_torso_dtype
 from agent57.policy_family import PolicyFamily
-from agent57.rescaling import combine_q
-from agent57.structures import EXTRINSIC, INTRINSIC, NO_ACTION
+from agent57.rescaling import greedy_actions
+from agent57.structures import NO_ACTION
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Lanes:
         self.device = torch.device(device)
         self.weights_version = -1
         self._rng = np.random.default_rng(seed)
-        self._betas = torch.tensor(PolicyFamily(**vars(agent.family)).betas, dtype=torch.float32, device=self.device)
+        self._betas = PolicyFamily(**vars(agent.family)).betas.astype(np.float32)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = Agent57Networks(environments.spec, agent.family.num_policies, agent.network)
@@ -133,7 +133,8 @@ class Lanes:
         observations = self.networks.q_ext.torso.arrange(torch.from_numpy(self._observations).to(self.device))
         intrinsic_rewards, episodic, alpha, rnd_errors = self._intrinsic_rewards(observations)
         recurrent = self._recurrent
-        q, self._recurrent = self._q_values(observations, intrinsic_rewards, recurrent)
+        q_tensor, self._recurrent = self._q_values(observations, intrinsic_rewards, recurrent)
+        q = q_tensor.cpu().numpy()
         actions, behaviour_probs = self._choose_actions(q)
         taken = LaneStep(
             observations=self._observations,
@@ -142,7 +143,7 @@ class Lanes:
             intrinsic_rewards=intrinsic_rewards,
             policy_index=self.policy_index.copy(),
             recurrent_state=recurrent.cpu().numpy(),
-            q=q.transpose(0, 1).cpu().numpy(),
+            q=q.swapaxes(0, 1),
             actions=actions,
             behaviour_probs=behaviour_probs,
             starts=self._starts,
@@ -201,24 +202,23 @@ class Lanes:
             for array in (self._previous_actions, self._extrinsic_rewards, intrinsic_rewards, self.policy_index)
         )
         inputs = (previous_actions, extrinsic_rewards, rewards / self.networks.intrinsic_scale, policy_index)
-        values, states = [], torch.zeros_like(recurrent)
-        for net, network in enumerate(self.networks.q_networks):
-            q, (states[net, 0], states[net, 1]) = network.step(
-                observations, *inputs, (recurrent[net, 0], recurrent[net, 1])
-            )
+        values, states = [], []
+        for network, (h, c) in zip(self.networks.q_networks, recurrent, strict=False):
+            q, state = network.step(observations, *inputs, (h, c))
             values.append(q)
-        return both_networks(values), states
+            states += state
+        # A single network leaves the other one's state as it began: zeros.
+        return both_networks(values), torch.stack([*states, *recurrent.flatten(0, 1)[len(states) :]]).view_as(recurrent)
 
-    def _choose_actions(self, q: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _choose_actions(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(epsilon-greedy actions int64 [L], their behaviour probabilities float32 [L]) from Q-values [2, L, A].
 
         A random draw may be the greedy action, so mu comes from the full epsilon-greedy distribution.
         """
         loss = self.agent.loss
-        beta = self._betas[torch.from_numpy(self.policy_index).to(self.device)].unsqueeze(-1)
-        combined = combine_q(q[EXTRINSIC], q[INTRINSIC], beta, loss.mix, loss.rescale_epsilon)
-        greedy = combined.argmax(-1).cpu().numpy()
-        num_actions = combined.shape[-1]
+        beta = self._betas[self.policy_index][:, np.newaxis]
+        greedy = greedy_actions(q, beta, loss.mix, loss.rescale_epsilon)
+        num_actions = q.shape[-1]
         explores = self._rng.random(self.num_lanes) < self.epsilons
         actions = np.where(explores, self._rng.integers(num_actions, size=self.num_lanes), greedy)
         probs = self.epsilons / num_actions + (1 - self.epsilons) * (actions == greedy)

@@ -214,11 +214,9 @@ class RolloutWorker:
         blind = EnvironmentSpec((0,), "float32", 1.0, self.spec.num_actions)
         spec = SequenceSpec(blind, self.agent.sequence.trace_length, self.agent.network.lstm_size)
         batch = SequenceBatch.empty(spec, len(built))
-        q = np.zeros((2, spec.trace_length + 1, len(built), self.spec.num_actions), np.float32)
-        for column, item in enumerate(built):
-            n = item.sequence.num_transitions
-            batch.fill(column, replace(item.sequence, observations=np.zeros((n + 1, 0), np.float32)))
-            q[:, : n + 1, column] = item.q.swapaxes(0, 1)
+        steps, columns = batch.fill_all_scalars([item.sequence for item in built])
+        q = np.zeros((2, *batch.actions.shape, self.spec.num_actions), np.float32)
+        q[:, steps, columns] = np.concatenate([item.q for item in built]).swapaxes(0, 1)
         tensors, q_tensor = batch.to_torch(), torch.from_numpy(q)
         networks, loss = self.lanes.networks, self.agent.loss
         tensors = replace(tensors, intrinsic_rewards=tensors.intrinsic_rewards / networks.intrinsic_scale.cpu())

@@ -30,77 +30,90 @@ class BuiltSequence:
 
 
 class SequenceBuilder:
-    """One buffer of up to T+1 steps per lane.
+    """The newest T+1 steps of all lanes, row by row in a ring, and where in it each lane's next sequence begins.
 
-    ``_filled`` [L] steps are in the buffer; the first ``_covered`` [L] of their transitions were already
-    handed out with the previous sequence.
+    ``_length`` [L] steps of the lane's episode have arrived; its next sequence begins with step ``_first`` [L] of the
+    episode; transitions up to step ``_covered`` [L] were already handed out. Of recurrent states only those are kept
+    with which a sequence may begin: of the steps at multiples of the replay period.
     """
+
+    _POSITIONS = ("policy_index", "length", "first", "covered")
 
     def __init__(self, spec: EnvironmentSpec, config: SequenceConfig, num_lanes: int, lstm_size: int) -> None:
         self.trace_length, self.period = config.trace_length, config.replay_period
-        steps = (num_lanes, config.trace_length + 1)
-        self._lanes = np.arange(num_lanes)
-        self._buffers = {
+        # Rows of all lanes: written in one piece, they cost a fraction of scattered places in buffers of each lane.
+        steps = (config.trace_length + 1, num_lanes)
+        self._ring = {
             "observations": np.zeros((*steps, *spec.observation_shape), spec.observation_dtype),
             "previous_actions": np.zeros(steps, np.int64),
             "actions": np.zeros(steps, np.int64),
             "behaviour_probs": np.zeros(steps, np.float32),
             "extrinsic_rewards": np.zeros(steps, np.float32),
             "intrinsic_rewards": np.zeros(steps, np.float32),
-            "recurrent_state": np.zeros((*steps, 2, 2, lstm_size), np.float32),
             "q": np.zeros((*steps, 2, spec.num_actions), np.float32),
         }
+        self._states = np.zeros((num_lanes, config.trace_length // self.period + 1, 2, 2, lstm_size), np.float32)
+        self._time = 0
         self._policy_index = np.zeros(num_lanes, np.int64)
-        self._filled = np.zeros(num_lanes, np.int64)
+        self._length = np.zeros(num_lanes, np.int64)
+        self._first = np.zeros(num_lanes, np.int64)
         self._covered = np.zeros(num_lanes, np.int64)
 
     def append(self, step: LaneStep) -> list[BuiltSequence]:
         """Add step t of every lane; returns the sequences that it completed."""
-        self._filled[step.starts] = 0
-        self._covered[step.starts] = 0
+        for positions in (self._length, self._first, self._covered):
+            positions[step.starts] = 0
         self._policy_index[step.starts] = step.policy_index[step.starts]
-        for name, buffer in self._buffers.items():
-            values = getattr(step, name)
-            if name == "recurrent_state":
-                values = np.moveaxis(values, 2, 0)
-            buffer[self._lanes, self._filled] = values
-        self._filled += 1
-        built = []
-        for lane in np.flatnonzero((self._filled == self.trace_length + 1) | step.ends):
-            if self._filled[lane] - 1 > self._covered[lane]:
-                built.append(self._cut(lane, bool(step.terminated[lane])))
-            if self._filled[lane] == self.trace_length + 1:
-                self._slide(lane)
+        row = self._time % (self.trace_length + 1)
+        for name, ring in self._ring.items():
+            ring[row] = getattr(step, name)
+        begins = np.flatnonzero(self._length % self.period == 0)
+        if len(begins):
+            states = step.recurrent_state[:, :, begins]
+            self._states[begins, self._state_slots(self._length[begins])] = np.moveaxis(states, 2, 0)
+        self._length += 1
+        self._time += 1
+        full = self._length - self._first == self.trace_length + 1
+        done = np.flatnonzero((full | step.ends) & (self._length - 1 > self._covered))
+        built = self._cut(done, step.terminated) if len(done) else []
+        self._covered[full] = self._length[full] - 1
+        self._first[full] += self.period
         return built
 
-    def _cut(self, lane: int, terminated: bool) -> BuiltSequence:
-        filled = int(self._filled[lane])
-        arrays = {name: buffer[lane, :filled].copy() for name, buffer in self._buffers.items()}
-        q, states = arrays.pop("q"), arrays.pop("recurrent_state")
-        sequence = Sequence(
-            terminated=terminated, policy_index=int(self._policy_index[lane]), recurrent_state=states[0], **arrays
-        )
-        return BuiltSequence(sequence, q, new_steps=filled - 1 - int(self._covered[lane]))
+    def _cut(self, lanes: np.ndarray, terminated: np.ndarray) -> list[BuiltSequence]:
+        """The steps from ``_first`` to the newest, of each of ``lanes``."""
+        counts = self._length[lanes] - self._first[lanes]
+        # [lanes, steps]; what lies beyond a lane's own count is cut off below.
+        rows = (self._time - counts[:, np.newaxis] + np.arange(counts.max())) % (self.trace_length + 1)
+        arrays = {name: ring[rows, lanes[:, np.newaxis]] for name, ring in self._ring.items()}
+        states = self._states[lanes, self._state_slots(self._first[lanes])]
+        new_steps = self._length[lanes] - 1 - self._covered[lanes]
+        built = []
+        for at, (lane, count) in enumerate(zip(lanes.tolist(), counts.tolist(), strict=True)):
+            own = {name: array[at, :count] for name, array in arrays.items()}
+            q, index = own.pop("q"), int(self._policy_index[lane])
+            sequence = Sequence(
+                terminated=bool(terminated[lane]), policy_index=index, recurrent_state=states[at], **own
+            )
+            built.append(BuiltSequence(sequence, q, int(new_steps[at])))
+        return built
 
-    def _slide(self, lane: int) -> None:
-        """Forget the first ``period`` steps of a full buffer, so that the next sequence starts after them."""
-        kept = self.trace_length + 1 - self.period
-        for buffer in self._buffers.values():
-            buffer[lane, :kept] = buffer[lane, self.period :].copy()
-        self._filled[lane] = kept
-        self._covered[lane] = kept - 1
+    def _state_slots(self, positions: np.ndarray) -> np.ndarray:
+        """Where ``_states`` holds the states before these steps of an episode, multiples of the period."""
+        return positions // self.period % self._states.shape[1]
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "buffers": {name: buffer.copy() for name, buffer in self._buffers.items()},
-            "policy_index": self._policy_index.copy(),
-            "filled": self._filled.copy(),
-            "covered": self._covered.copy(),
+            "ring": {name: ring.copy() for name, ring in self._ring.items()},
+            "states": self._states.copy(),
+            "time": self._time,
+            **{name: getattr(self, f"_{name}").copy() for name in self._POSITIONS},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, buffer in self._buffers.items():
-            buffer[:] = state["buffers"][name]
-        self._policy_index = state["policy_index"].copy()
-        self._filled = state["filled"].copy()
-        self._covered = state["covered"].copy()
+        for name, ring in self._ring.items():
+            ring[:] = state["ring"][name]
+        self._states[:] = state["states"]
+        self._time = state["time"]
+        for name in self._POSITIONS:
+            setattr(self, f"_{name}", state[name].copy())

@@ -25,7 +25,7 @@ class EpisodicMemory:
     bias-corrected, the newest included), because the embedding's scale drifts by orders of magnitude.
     """
 
-    _CHUNK = 1024  # memories begin with room for this many entries, so that short episodes stay cheap
+    _CHUNK = 128  # memories begin with room for this many entries, so that those of short episodes lie close together
     _GROUPS = 32  # room comes in multiples of this, for `_smallest`
     _SMALL = ("appended", "origins", "distance_sum", "distance_weight")  # the rest of the state
 

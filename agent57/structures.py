@@ -139,6 +139,22 @@ class SequenceBatch:
         self.policy_index[b] = sequence.policy_index
         self.recurrent_state[:, :, b] = sequence.recurrent_state
 
+    def fill_all_scalars(self, sequences: list[Sequence]) -> tuple[np.ndarray, np.ndarray]:
+        """`fill_scalars` of all columns at once, much the quicker where there are many of a few steps each.
+
+        Returns (t, b), each int64 [total steps]: where the steps of the concatenated sequences went.
+        """
+        counts = np.array([len(sequence.actions) for sequence in sequences])
+        columns = np.repeat(np.arange(len(counts)), counts)
+        steps = np.arange(len(columns)) - np.repeat(np.cumsum(counts) - counts, counts)
+        for name in ("previous_actions", "actions", "behaviour_probs", "extrinsic_rewards", "intrinsic_rewards"):
+            getattr(self, name)[steps, columns] = np.concatenate([getattr(sequence, name) for sequence in sequences])
+        self.terminated[counts - 1, np.arange(len(counts))] = [sequence.terminated for sequence in sequences]
+        self.mask[:] = np.arange(len(self.mask))[:, np.newaxis] < counts - 1
+        self.policy_index[:] = [sequence.policy_index for sequence in sequences]
+        self.recurrent_state[:] = np.stack([sequence.recurrent_state for sequence in sequences], 2)
+        return steps, columns
+
     def to_torch(self, device: str | torch.device = "cpu") -> SequenceBatch:
         """The same batch as tensors on ``device``; on the CPU they share memory with the numpy arrays."""
         tensors: dict[str, Tensor] = {}
