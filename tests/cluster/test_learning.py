@@ -44,7 +44,7 @@ def test_a_maze_where_random_play_fails_is_learned_within_three_minutes(tmp_path
         serial=True,
         seed=1,
         run_dir=str(tmp_path / "run"),
-        max_env_frames=60_000,
+        max_env_frames=66_000,
         max_minutes=3.0,
         evaluation=dataclasses.replace(SMALL.evaluation, period_env_frames=15_000),
     )
