@@ -33,11 +33,11 @@ class SequenceBuilder:
     """The newest T+1 steps of all lanes, row by row in a ring, and where in it each lane's next sequence begins.
 
     ``_length`` [L] steps of the lane's episode have arrived; its next sequence begins with step ``_first`` [L] of the
-    episode; transitions up to step ``_covered`` [L] were already handed out. Of recurrent states only those are kept
-    with which a sequence may begin: of the steps at multiples of the replay period.
+    episode. Of recurrent states only those are kept with which a sequence may begin: of the steps at multiples of the
+    replay period.
     """
 
-    _POSITIONS = ("policy_index", "length", "first", "covered")
+    _POSITIONS = ("policy_index", "length", "first")
 
     def __init__(self, spec: EnvironmentSpec, config: SequenceConfig, num_lanes: int, lstm_size: int) -> None:
         self.trace_length, self.period = config.trace_length, config.replay_period
@@ -57,12 +57,11 @@ class SequenceBuilder:
         self._policy_index = np.zeros(num_lanes, np.int64)
         self._length = np.zeros(num_lanes, np.int64)
         self._first = np.zeros(num_lanes, np.int64)
-        self._covered = np.zeros(num_lanes, np.int64)
 
     def append(self, step: LaneStep) -> list[BuiltSequence]:
         """Add step t of every lane; returns the sequences that it completed."""
-        for positions in (self._length, self._first, self._covered):
-            positions[step.starts] = 0
+        self._length[step.starts] = 0
+        self._first[step.starts] = 0
         self._policy_index[step.starts] = step.policy_index[step.starts]
         row = self._time % (self.trace_length + 1)
         for name, ring in self._ring.items():
@@ -74,28 +73,31 @@ class SequenceBuilder:
         self._length += 1
         self._time += 1
         full = self._length - self._first == self.trace_length + 1
-        done = np.flatnonzero((full | step.ends) & (self._length - 1 > self._covered))
+        done = np.flatnonzero(full | step.ends)
         built = self._cut(done, step.terminated) if len(done) else []
-        self._covered[full] = self._length[full] - 1
         self._first[full] += self.period
         return built
 
     def _cut(self, lanes: np.ndarray, terminated: np.ndarray) -> list[BuiltSequence]:
-        """The steps from ``_first`` to the newest, of each of ``lanes``."""
+        """The steps from ``_first`` to the newest, of each of ``lanes`` where a transition of them is new."""
         counts = self._length[lanes] - self._first[lanes]
         # [lanes, steps]; what lies beyond a lane's own count is cut off below.
         rows = (self._time - counts[:, np.newaxis] + np.arange(counts.max())) % (self.trace_length + 1)
         arrays = {name: ring[rows, lanes[:, np.newaxis]] for name, ring in self._ring.items()}
         states = self._states[lanes, self._state_slots(self._first[lanes])]
-        new_steps = self._length[lanes] - 1 - self._covered[lanes]
+        # The transitions before these were handed out with the sequence before, unless this is the episode's first.
+        overlap = np.where(self._first[lanes] > 0, self.trace_length - self.period, 0)
+        new_steps = (counts - 1 - overlap).tolist()
         built = []
         for at, (lane, count) in enumerate(zip(lanes.tolist(), counts.tolist(), strict=True)):
+            if new_steps[at] == 0:
+                continue
             own = {name: array[at, :count] for name, array in arrays.items()}
             q, index = own.pop("q"), int(self._policy_index[lane])
             sequence = Sequence(
                 terminated=bool(terminated[lane]), policy_index=index, recurrent_state=states[at], **own
             )
-            built.append(BuiltSequence(sequence, q, int(new_steps[at])))
+            built.append(BuiltSequence(sequence, q, new_steps[at]))
         return built
 
     def _state_slots(self, positions: np.ndarray) -> np.ndarray:

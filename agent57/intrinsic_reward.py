@@ -6,15 +6,14 @@ call it once for every observation that arrives, first and final ones included.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from agent57.running_moments import RunningMoments
-
-Array = TypeVar("Array", np.ndarray, Tensor)
+from agent57.structures import Array
 
 
 class EpisodicMemory:

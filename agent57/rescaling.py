@@ -6,12 +6,10 @@ one is the true inverse. Called by acting, losses and priorities.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 from torch import Tensor
 
-Array = TypeVar("Array", np.ndarray, Tensor)
+from agent57.structures import Array
 
 
 def rescale(x: Array, eps: float = 1e-3) -> Array:

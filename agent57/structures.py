@@ -13,7 +13,7 @@ terminal (a truncated episode ends with ``terminated`` False, so it bootstraps).
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,12 @@ NO_ACTION = -1
 
 EXTRINSIC, INTRINSIC = 0, 1
 """Order of the two Q-networks wherever an axis or a tuple holds both."""
+
+STEP_SCALARS = ("previous_actions", "actions", "behaviour_probs", "extrinsic_rewards", "intrinsic_rewards")
+"""What a `Sequence` and a `SequenceBatch` hold of every step besides its observation, a number each."""
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+"""For functions of numpy arrays and of tensors that return the like."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +135,8 @@ class SequenceBatch:
     def fill_scalars(self, column: int, sequence: Sequence) -> None:
         """`fill` without the observations."""
         n, b = sequence.num_transitions, column
-        self.previous_actions[: n + 1, b] = sequence.previous_actions
-        self.actions[: n + 1, b] = sequence.actions
-        self.behaviour_probs[: n + 1, b] = sequence.behaviour_probs
-        self.extrinsic_rewards[: n + 1, b] = sequence.extrinsic_rewards
-        self.intrinsic_rewards[: n + 1, b] = sequence.intrinsic_rewards
+        for name in STEP_SCALARS:
+            getattr(self, name)[: n + 1, b] = getattr(sequence, name)
         self.terminated[n, b] = sequence.terminated
         self.mask[:n, b] = True
         self.policy_index[b] = sequence.policy_index
@@ -147,7 +150,7 @@ class SequenceBatch:
         counts = np.array([len(sequence.actions) for sequence in sequences])
         columns = np.repeat(np.arange(len(counts)), counts)
         steps = np.arange(len(columns)) - np.repeat(np.cumsum(counts) - counts, counts)
-        for name in ("previous_actions", "actions", "behaviour_probs", "extrinsic_rewards", "intrinsic_rewards"):
+        for name in STEP_SCALARS:
             getattr(self, name)[steps, columns] = np.concatenate([getattr(sequence, name) for sequence in sequences])
         self.terminated[counts - 1, np.arange(len(counts))] = [sequence.terminated for sequence in sequences]
         self.mask[:] = np.arange(len(self.mask))[:, np.newaxis] < counts - 1

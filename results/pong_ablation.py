@@ -3,8 +3,8 @@
     python -m results.pong_ablation [--quick]
 
 Preset ``laptop``, one core per training. The suspects: priorities owned by intrinsic TD errors, the weight of
-intrinsic rewards, the bandit's exploration, RND, and the trace. The first one tried, the weight, turned out to be the
-one; the preset has the smaller value since.
+intrinsic rewards, the bandit's exploration, RND, and the trace. docs/results.md says what
+came out.
 """
 
 from __future__ import annotations
