@@ -13,8 +13,9 @@ from collections.abc import Callable
 import torch
 
 from agent57.config import AgentConfig
-from agent57.networks import Agent57Networks, resolve_torso_dtype, set_torso_dtype
+from agent57.networks import Agent57Networks
 from agent57.structures import EnvironmentSpec
+from agent57.torsos import resolve_torso_dtype, set_torso_dtype
 from benchmarks.measure import Figure, alternating_medians, report
 
 ATARI = EnvironmentSpec((1, 84, 84), "uint8", 255.0, 18)

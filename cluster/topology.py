@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent57.networks import Agent57Networks, resolve_torso_dtype
+from agent57.networks import Agent57Networks
 from agent57.policy_family import PolicyFamily, lane_epsilons
 from agent57.structures import SequenceSpec
+from agent57.torsos import resolve_torso_dtype
 from cluster.config import TrainConfig
 from cluster.doctor import available_memory_bytes, usable_cores
 from cluster.errors import UserError

@@ -17,15 +17,10 @@ from torch import Tensor, nn
 
 from agent57.config import AgentConfig, require
 from agent57.losses import QLosses, embedding_loss, last_transitions, q_losses, rnd_loss
-from agent57.networks import (
-    Agent57Networks,
-    flatten_weights,
-    load_flat_weights,
-    resolve_torso_dtype,
-    set_torso_dtype,
-)
+from agent57.networks import Agent57Networks, flatten_weights, load_flat_weights
 from agent57.policy_family import PolicyFamily
 from agent57.structures import EXTRINSIC, INTRINSIC, EnvironmentSpec, SequenceBatch
+from agent57.torsos import resolve_torso_dtype, set_torso_dtype
 from learner.data_parallel import Ranks, broadcast_tensors, common_moments, sum_gradients
 
 NET_NAMES = ("extrinsic", "intrinsic")

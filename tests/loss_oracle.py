@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from agent57.config import LossConfig, NetworkConfig
 from agent57.structures import NO_ACTION, EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
+from agent57.torsos import Torso
 from tests import oracles
 
 VECTOR = EnvironmentSpec((4,), "float32", 1.0, 3)
@@ -33,6 +34,26 @@ def tiny_network() -> NetworkConfig:
         embedding_hidden=16,
         rnd_size=8,
     )
+
+
+def observations_of(spec: EnvironmentSpec, *leading: int, seed: int = 0) -> Tensor:
+    """Random observations [*leading, *obs]: bytes for images, standard normal numbers otherwise."""
+    rng = np.random.default_rng(seed)
+    if spec.observation_dtype == "uint8":
+        return torch.from_numpy(rng.integers(0, 256, (*leading, *spec.observation_shape)).astype(np.uint8))
+    return torch.from_numpy(rng.normal(size=(*leading, *spec.observation_shape)).astype(np.float32))
+
+
+def plain_convolutions(torso: Torso, inputs: Tensor) -> Tensor:
+    """The torso's function through ``nn.Conv2d`` alone, contiguous."""
+    x = inputs.contiguous()
+    for layer in torso.layers:
+        if isinstance(layer, nn.Conv2d):
+            plain = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
+            plain.load_state_dict({name: value.contiguous() for name, value in layer.state_dict().items()})
+            layer = plain
+        x = layer(x)
+    return x
 
 
 class TableNetwork(nn.Module):

@@ -25,16 +25,10 @@ from agent57.config import (
 )
 from agent57.intrinsic_reward import LifelongNovelty
 from agent57.losses import q_losses
-from agent57.networks import (
-    Agent57Networks,
-    EmbeddingNetwork,
-    QNetwork,
-    RandomNetworkDistillation,
-    flatten_weights,
-    resolve_torso_dtype,
-)
+from agent57.networks import Agent57Networks, EmbeddingNetwork, QNetwork, RandomNetworkDistillation, flatten_weights
 from agent57.policy_family import PolicyFamily
 from agent57.structures import SequenceBatch, SequenceSpec
+from agent57.torsos import resolve_torso_dtype
 from cluster.commands import train
 from cluster.meta_controller import MetaController
 from cluster.metrics import read_metrics

@@ -17,31 +17,20 @@ from torch import Tensor, nn
 from agent57.config import NetworkConfig
 from agent57.networks import (
     Agent57Networks,
-    BlockConv2d,
     EmbeddingNetwork,
     ObservationNormalizer,
     QNetwork,
     RandomNetworkDistillation,
-    Torso,
-    blocks_to_channels,
     flatten_weights,
     load_flat_weights,
-    set_torso_dtype,
-    torso_kind,
 )
 from agent57.rescaling import rescale
 from agent57.structures import NO_ACTION, EnvironmentSpec
-from tests.loss_oracle import LSTM_SIZE, SMALL_IMAGE, VECTOR, tiny_network
+from agent57.torsos import set_torso_dtype
+from tests.loss_oracle import LSTM_SIZE, SMALL_IMAGE, VECTOR, observations_of, plain_convolutions, tiny_network
 
 NUM_POLICIES = 3
 ATARI = EnvironmentSpec((1, 84, 84), "uint8", 255.0, 3)
-
-
-def observations_of(spec: EnvironmentSpec, *leading: int, seed: int = 0) -> Tensor:
-    rng = np.random.default_rng(seed)
-    if spec.observation_dtype == "uint8":
-        return torch.from_numpy(rng.integers(0, 256, (*leading, *spec.observation_shape)).astype(np.uint8))
-    return torch.from_numpy(rng.normal(size=(*leading, *spec.observation_shape)).astype(np.float32))
 
 
 def q_network(spec: EnvironmentSpec = VECTOR, seed: int = 0) -> QNetwork:
@@ -166,96 +155,7 @@ def test_networks_share_no_parameters_and_start_apart() -> None:
             assert not torch.equal(one, other) or name.endswith("bias"), f"{name} starts as a copy"
 
 
-# --- Torsos ------------------------------------------------------------------------------------------------
-
-
-def plain_convolutions(torso: Torso, inputs: Tensor) -> Tensor:
-    """The torso's function through ``nn.Conv2d`` alone, contiguous."""
-    x = inputs.contiguous()
-    for layer in torso.layers:
-        if isinstance(layer, nn.Conv2d):
-            plain = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
-            plain.load_state_dict({name: value.contiguous() for name, value in layer.state_dict().items()})
-            layer = plain
-        x = layer(x)
-    return x
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype", "scale", "blocks"),
-    [
-        ((1, 84, 84), "uint8", 255.0, True),
-        ((1, 84, 84), "float32", 1.0, True),
-        ((3, 40, 44), "uint8", 255.0, True),
-        ((2, 36, 36), "float32", 2.0, True),
-        ((1, 38, 36), "uint8", 255.0, False),
-        ((3, 12, 12), "uint8", 255.0, False),
-    ],
-)
-def test_torso_equals_plain_convolutions(shape: tuple[int, int, int], dtype: str, scale: float, blocks: bool) -> None:
-    torch.manual_seed(0)
-    spec = EnvironmentSpec(shape, dtype, scale, 3)
-    torso = Torso(spec, tiny_network())
-    assert isinstance(torso.layers[0], BlockConv2d) == blocks
-    observations = observations_of(spec, 3)
-    with torch.no_grad():
-        fast, slow = torso(observations), plain_convolutions(torso, observations.float() / scale)
-    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
-    assert fast.std() > 1e-3, "nothing to compare"
-
-
-def test_torso_accepts_frames_that_are_not_contiguous() -> None:
-    torch.manual_seed(0)
-    torso = Torso(ATARI, tiny_network())
-    frames = observations_of(ATARI, 4)
-    reversed_in_memory = frames.flip(-1).contiguous().flip(-1)
-    scattered = frames.transpose(2, 3).contiguous().transpose(2, 3)
-    every_other = frames.repeat_interleave(2, 0)[::2]
-    with torch.no_grad():
-        for frames_like in (reversed_in_memory, scattered, every_other, frames[1:]):
-            expected = plain_convolutions(torso, frames_like.float() / 255)
-            torch.testing.assert_close(torso(frames_like), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("channels", "dtype"), [(1, torch.uint8), (1, torch.float32), (3, torch.uint8)])
-def test_blocks_hold_the_pixels_of_their_square_channel_by_channel(channels: int, dtype: torch.dtype) -> None:
-    x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, channels, 8, 12))).to(dtype)
-    blocks = blocks_to_channels(x, 4)
-    assert blocks.shape == (2, channels * 16, 2, 3)
-    assert blocks.dtype == dtype
-    for row in range(2):
-        for column in range(3):
-            square = x[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
-            assert torch.equal(blocks[:, :, row, column], square.flatten(1))
-
-
-def test_gradients_of_the_block_convolution_are_the_plain_ones() -> None:
-    torch.manual_seed(0)
-    torso = Torso(ATARI, tiny_network())
-    frames = observations_of(ATARI, 2)
-    torso(frames).square().sum().backward()
-    fast = torso.layers[0].weight.grad
-    first = nn.Conv2d(1, 4, 8, 4)
-    first.load_state_dict(torso.layers[0].state_dict())
-    torso.layers[1:](first(frames.float() / 255)).square().sum().backward()
-    torch.testing.assert_close(fast, first.weight.grad, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("spec", [ATARI, SMALL_IMAGE, VECTOR], ids=["atari", "image", "vector"])
-@pytest.mark.parametrize("cast_weights", [False, True])
-def test_bfloat16_torso_is_close_and_returns_float32(spec: EnvironmentSpec, cast_weights: bool) -> None:
-    torch.manual_seed(0)
-    torso = Torso(spec, tiny_network())
-    half = copy.deepcopy(torso)
-    set_torso_dtype(half, torch.bfloat16, cast_weights)
-    observations = observations_of(spec, 4)
-    with torch.no_grad():
-        exact, rounded = torso(observations), half(observations)
-    assert exact.dtype == rounded.dtype == torch.float32
-    torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.02)
-    assert not torch.equal(rounded, exact), "still computed in float32"
-    kept = {parameter.dtype for parameter in half.parameters()}
-    assert kept == ({torch.bfloat16} if cast_weights else {torch.float32})
+# --- Sizes and arithmetic -----------------------------------------------------------------------------------
 
 
 def test_casting_leaves_lstm_heads_and_outputs_in_float32() -> None:
@@ -268,47 +168,6 @@ def test_casting_leaves_lstm_heads_and_outputs_in_float32() -> None:
     frames = observations_of(SMALL_IMAGE, 2)
     outputs = (q, h, c, networks.embedding(frames), networks.rnd(frames))
     assert all(output.dtype == torch.float32 for output in outputs)
-
-
-def test_a_bfloat16_learner_gets_float32_gradients() -> None:
-    torch.manual_seed(0)
-    torso = Torso(SMALL_IMAGE, tiny_network())
-    set_torso_dtype(torso, torch.bfloat16)
-    torso(observations_of(SMALL_IMAGE, 2)).sum().backward()
-    for parameter in torso.parameters():
-        assert parameter.grad is not None
-        assert parameter.grad.dtype == torch.float32
-        assert parameter.grad.any()
-
-
-@pytest.mark.parametrize(
-    ("shape", "wanted", "kind"),
-    [
-        ((1, 84, 84), "auto", "conv"),
-        ((3, 36, 40), "auto", "conv"),
-        ((3, 35, 84), "auto", "small_conv"),
-        ((3, 9, 9), "auto", "small_conv"),
-        ((5,), "auto", "mlp"),
-        ((3, 9, 9), "mlp", "mlp"),
-        ((1, 84, 84), "small_conv", "small_conv"),
-    ],
-)
-def test_torso_kinds(shape: tuple[int, ...], wanted: Any, kind: str) -> None:
-    spec = EnvironmentSpec(shape, "float32", 1.0, 3)
-    config = NetworkConfig(torso=wanted, conv_filters=(2, 3, 4), torso_size=5)
-    assert torso_kind(spec, config) == kind
-    torso = Torso(spec, config)
-    kernels = [layer.kernel_size[0] for layer in torso.layers if isinstance(layer, nn.Conv2d)]
-    assert kernels == {"conv": [8, 4, 3], "small_conv": [3, 3], "mlp": []}[kind]
-    features = torso(observations_of(spec, 2))
-    assert features.shape == (2, 5)
-    assert (features >= 0).all()
-
-
-@pytest.mark.parametrize(("shape", "wanted"), [((5,), "conv"), ((5,), "small_conv"), ((3, 35, 40), "conv")])
-def test_impossible_torsos_are_refused(shape: tuple[int, ...], wanted: Any) -> None:
-    with pytest.raises(ValueError, match=rf"network\.torso {wanted} needs"):
-        Torso(EnvironmentSpec(shape, "float32", 1.0, 3), NetworkConfig(torso=wanted))
 
 
 def test_paper_sizes() -> None:
