@@ -11,7 +11,8 @@ import dataclasses
 from pathlib import Path
 
 from results import pong
-from results.experiment import Outcome, Variant, run_as_command
+from results.command import run_as_command
+from results.experiment import Outcome, Variant
 
 
 def draw(outcome: Outcome, folder: Path) -> None:

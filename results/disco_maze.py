@@ -22,7 +22,8 @@ from agent57.networks import Agent57Networks, flatten_weights
 from cluster.checkpoint import Checkpoints, load_tree
 from cluster.config import load_config
 from cluster.metrics import MetricSeries
-from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant, run_as_command
+from results.command import run_as_command
+from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
 from results.plots import draw_curves, save_panels
 
 FRAMES, QUICK_FRAMES = 300_000, 30_000

@@ -12,7 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent57.policy_family import PolicyFamily
-from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant, run_as_command
+from results.command import run_as_command
+from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
 from results.plots import draw_curves, draw_shares, save_panels
 
 FRAMES, QUICK_FRAMES = 1_500_000, 30_000

@@ -14,7 +14,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent57.policy_family import PolicyFamily
-from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant, run_as_command
+from results.command import run_as_command
+from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
 from results.plots import save_returns_and_shares
 
 FRAMES, QUICK_FRAMES = 200_000, 40_000

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant, run_as_command
+from results.command import run_as_command
+from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
 from results.plots import draw_curves, save_panels
 
 FRAMES, QUICK_FRAMES = 450_000, 60_000

@@ -1,6 +1,6 @@
 """The three kinds of panel that the experiments of this folder draw; their statistics are those of the report.
 
-Called by the experiments, and by `results/experiment.py` for the statistics. Needs matplotlib.
+Called by the experiments, and by `experiment.py` and `record.py` for the statistics. Needs matplotlib.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from results.experiment import Experiment, Outcome, Variant, run_as_command
+from results.command import run_as_command
+from results.experiment import Experiment, Outcome, Variant
 from results.plots import draw_against_minutes, draw_curves, draw_shares, save_panels
 
 WHOLE, ONE_POLICY = "whole agent", "one policy"

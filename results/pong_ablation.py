@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from results.experiment import Experiment, Outcome, Variant, run_as_command
+from results.command import run_as_command
+from results.experiment import Experiment, Outcome, Variant
 from results.plots import draw_curves, save_panels
 from results.pong import EXTRINSIC_ALONE
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant, run_as_command
+from results.command import run_as_command
+from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
 from results.plots import draw_curves, draw_sweep, save_panels
 
 FRAMES, QUICK_FRAMES = 120_000, 40_000

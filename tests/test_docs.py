@@ -24,7 +24,7 @@ from cluster.presets import PRESETS
 from cluster.tensorboard_layout import LAYOUT
 from examples import ddpg_pendulum, gaussian_policy_gradient, reinforce_cartpole
 from launch import COMMANDS, main
-from results.experiment import main as run_experiment
+from results.command import main as run_experiment
 from results.memory import EXPERIMENT
 
 ROOT = Path(__file__).resolve().parent.parent

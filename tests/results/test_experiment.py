@@ -21,6 +21,7 @@ from cluster.command_line import parse_train
 from cluster.metrics import read_metrics
 from results import (
     breakout,
+    command,
     disco_maze,
     experiment,
     hard_exploration,
@@ -29,9 +30,12 @@ from results import (
     pong,
     pong_ablation,
     random_coin,
+    trainer,
 )
-from results.experiment import FINISHED, Experiment, Outcome, Run, Trainer, Variant, main
+from results.command import main
+from results.experiment import FINISHED, Experiment, Outcome, Run, Variant
 from results.plots import final_value
+from results.trainer import Trainer
 
 FRAMES = 1200
 TAGS = ("evaluation/return", "rate/learner_updates")
@@ -162,7 +166,7 @@ def test_other_flags_other_code_or_fresh_make_runs_again(
     main(TINY, ["--seeds", "2", "--fresh", "--only", "plain, seed 1"], root)
     assert made == ["plain, seed 1"]
     made.clear()
-    monkeypatch.setattr(experiment, "code_digest", lambda: "other")
+    monkeypatch.setattr(command, "code_digest", lambda: "other")
     main(TINY, ["--seeds", "1", "--only", "beta*0.5"], root)
     assert made == ["Large beta, 0.5, seed 0"]
 
@@ -190,8 +194,8 @@ def test_a_command_that_makes_no_run_draws_again_and_keeps_the_record(
 def fake_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder whose launch.py only pretends to train."""
     (tmp_path / "launch.py").write_text(FAKE_TRAINING)
-    monkeypatch.setattr(experiment, "ROOT", tmp_path)
-    monkeypatch.setattr(experiment, "TRAINING_CODE", ("launch.py",))
+    monkeypatch.setattr(trainer, "ROOT", tmp_path)
+    monkeypatch.setattr(trainer, "TRAINING_CODE", ("launch.py",))
     return tmp_path
 
 
@@ -281,7 +285,7 @@ EXPERIMENTS = [module.EXPERIMENT for module in MODULES]
 
 @pytest.mark.parametrize("tried", EXPERIMENTS, ids=lambda tried: tried.name)
 def test_every_variant_of_the_experiments_is_a_valid_command(tried: Experiment) -> None:
-    assert (Path(experiment.__file__).parent / f"{tried.name}.py").exists()
+    assert (Path(command.__file__).parent / f"{tried.name}.py").exists()
     configs = []
     for variant in tried.variants:
         flags = ["--preset", tried.preset, "--env", tried.env, *tried.base_flags, *variant.flags]
@@ -320,7 +324,7 @@ def test_an_experiment_on_the_whole_machine_makes_one_run_at_a_time_through_ray(
     main(whole, ["--fresh"], root)
     main(TINY, ["--fresh", "--jobs", "3"], root)
     assert asked == [1, 3]
-    options = experiment._parse(whole, [])
+    options = command._parse(whole, [])
     assert "--serial" not in experiment.plan(whole, options, root, Path("runs"))[0].arguments
     assert "--serial" in experiment.plan(TINY, options, root, Path("runs"))[0].arguments
 
@@ -330,12 +334,12 @@ def test_a_run_limited_by_time_is_whole_at_its_last_minute(minutes: float, reach
     config = {"max_minutes": 5.0, "max_env_frames": 1000, "log_seconds": 10.0}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"env_frames": 7, "minutes": minutes, "x": 1.0}))
-    assert experiment._reached_its_end(tmp_path) is reached
+    assert trainer._reached_its_end(tmp_path) is reached
 
 
 def test_processor_time_is_counted_whatever_the_clock_says() -> None:
     idle, busy = (
-        experiment._wait(subprocess.Popen([sys.executable, "-c", code]))
+        trainer._wait(subprocess.Popen([sys.executable, "-c", code]))
         for code in ("import time; time.sleep(1.5)", "import time\nwhile time.process_time() < 1.2: pass")
     )
     assert 60 * idle < 1 < 1.2 <= 60 * busy + 0.01

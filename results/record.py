@@ -1,0 +1,129 @@
+"""Writes what came out of an experiment's runs (curves.csv, summary.csv), and how they were made (config, run.json)."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.metadata
+import json
+import platform
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.doctor import usable_cores
+from results.experiment import Outcome
+from results.plots import bootstrap_interval, interquartile_mean, thin
+
+MAX_POINTS, MAX_ROWS = 60, 12_000
+"""Of one series and of all series in curves.csv, which stays under 1 MB."""
+PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "minigrid", "matplotlib")
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
+"""Instructions on which the speed of training depends."""
+
+
+def write_outcome(outcome: Outcome, folder: Path) -> None:
+    """Write curves.csv, summary.csv and config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_curves(outcome, folder / "curves.csv")
+    _write_summary(outcome, folder / "summary.csv")
+    config = json.dumps(_configs(outcome), indent=2)
+    (folder / "config.json").write_text(config + "\n")
+
+
+def _write_curves(outcome: Outcome, path: Path) -> None:
+    logged = [
+        (run, tag, series)
+        for run in outcome.runs
+        for tag in outcome.experiment.curve_tags
+        if (series := outcome.of_run(run, tag)) is not None
+    ]
+    points = max(1, min(MAX_POINTS, MAX_ROWS // max(1, len(logged))))
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["variant", "seed", "tag", "env_frames", "minutes", "value"])
+        for run, tag, whole in logged:
+            for frames, minutes, value in zip(*thin(whole, points), strict=True):
+                writer.writerow([run.variant.name, run.seed, tag, frames, f"{minutes:.2f}", f"{value:.5g}"])
+
+
+def _write_summary(outcome: Outcome, path: Path) -> None:
+    """One row per variant: statistics over seeds of the final value, which is a mean over the last 20 % of points."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        columns = ["mean", "interval_low", "interval_high", "interquartile_mean", "min", "max"]
+        writer.writerow(["variant", "tag", "seeds", *columns])
+        for variant in outcome.experiment.variants:
+            values = np.array(outcome.final_values(variant.name))
+            if not len(values):
+                continue
+            statistics = [values.mean(), *bootstrap_interval(values), interquartile_mean(values), min(values)]
+            numbers = [f"{number:.5g}" for number in (*statistics, max(values))]
+            writer.writerow([variant.name, outcome.experiment.final_tag, len(values), *numbers])
+
+
+def _configs(outcome: Outcome) -> dict[str, Any]:
+    """What the variants' configs have in common, and for each variant the rest; keys such as "family.beta_max"."""
+    configs: dict[str, dict[str, Any]] = {}
+    for run in outcome.runs:
+        if run.variant.name not in configs:
+            # The folder and the seed say nothing about the variant.
+            config = json.loads((run.folder / "config.json").read_text()) | {"run_dir": "", "seed": 0}
+            configs[run.variant.name] = _flat(config)
+    first = next(iter(configs.values()))
+    common = [key for key in first if all(config[key] == first[key] for config in configs.values())]
+    rest = {name: {k: v for k, v in config.items() if k not in common} for name, config in configs.items()}
+    return {"common": {key: first[key] for key in common}, "variants": rest}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def write_run_record(outcome: Outcome, path: Path, command: str, minutes: float) -> None:
+    """run.json: how the runs were made, by what and where. ``minutes`` is how long the command took."""
+    records = [(run, run.finished() or {}) for run in outcome.runs]
+    examples: dict[str, str] = {}
+    for run in outcome.runs:
+        examples.setdefault(run.variant.name, "python launch.py " + shlex.join(run.arguments))
+    document = {
+        "command": command,
+        "commits": sorted({str(record["commit"]) for _, record in records}),
+        "training_code_differs_from_commit": any(record["dirty"] for _, record in records),
+        "dates": sorted({record["date"] for _, record in records}),
+        "machine": machine(),
+        "versions": versions(),
+        "minutes_of_command": round(minutes, 1),
+        "minutes_of_all_runs": round(sum(record["minutes"] for _, record in records), 1),
+        "minutes_per_run": {run.name: record["minutes"] for run, record in records},
+        "core_minutes_per_run": {run.name: record.get("core_minutes") for run, record in records},
+        "first_training_of_each_variant": examples,
+    }
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """Usable cores, and on Linux the processor's model and those of its CPU_FLAGS that it has."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    entries = dict(re.findall(r"^(model name|flags)\s*: (.*)$", text, re.MULTILINE))
+    flags = entries.get("flags", "").split()
+    model = entries.get("model name", platform.processor())
+    return {"cores": usable_cores(), "cpu": model, "cpu_flags": [flag for flag in CPU_FLAGS if flag in flags]}
+
+
+def versions() -> dict[str, str]:
+    """Versions of python and of those PACKAGES that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
