@@ -1,7 +1,8 @@
 """MiniGrid levels as Agent57 takes them: `--env actors.minigrid_levels:Agent57/MiniGrid-MultiRoom-N6-v0`.
 
-Importing this registers `Agent57/MiniGrid-X` for every `MiniGrid-X` there is. It is imported by name only, since
-MiniGrid (Chevalier-Boisvert et al. 2023) is optional.
+Importing this registers `Agent57/MiniGrid-X` for every `MiniGrid-X` there is, and `Agent57/MiniGridMoves-X`, the same
+with the four actions that do something where nothing can be carried. It is imported by name only, since MiniGrid
+(Chevalier-Boisvert et al. 2023) is optional.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 try:
     import minigrid  # noqa: F401 (registers the levels)
+    from minigrid.core.actions import Actions
     from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 except ImportError as error:
     raise ImportError(f"{error}: pip install minigrid") from error
@@ -23,6 +25,7 @@ except ImportError as error:
 NUM_VALUES = np.array([len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX)])
 FIRST_PLANES = np.cumsum(NUM_VALUES) - NUM_VALUES
 NUM_PLANES = int(NUM_VALUES.sum())
+MOVES = (Actions.left, Actions.right, Actions.forward, Actions.toggle)
 
 
 class AgentView(gymnasium.Wrapper, RecordConstructorArgs):
@@ -72,11 +75,28 @@ class AgentView(gymnasium.Wrapper, RecordConstructorArgs):
         return False
 
 
+class MovesOnly(gymnasium.ActionWrapper, RecordConstructorArgs):
+    """Four actions: turn left, turn right, go forward, open or close a door. Left out: pick up, drop, done."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self.action_space = spaces.Discrete(len(MOVES))
+
+    def action(self, action: int) -> int:
+        """MiniGrid's number of the action."""
+        return int(MOVES[action])
+
+
 for _level in [spec for spec in gymnasium.registry.values() if spec.id.startswith("MiniGrid-")]:
-    gymnasium.register(
-        f"Agent57/{_level.id}",
-        _level.entry_point,
-        max_episode_steps=_level.max_episode_steps,
-        kwargs=_level.kwargs,
-        additional_wrappers=(*_level.additional_wrappers, AgentView.wrapper_spec()),
-    )
+    for _name, _wrappers in (
+        (_level.id, (AgentView.wrapper_spec(),)),
+        (_level.id.replace("MiniGrid-", "MiniGridMoves-", 1), (AgentView.wrapper_spec(), MovesOnly.wrapper_spec())),
+    ):
+        gymnasium.register(
+            f"Agent57/{_name}",
+            _level.entry_point,
+            max_episode_steps=_level.max_episode_steps,
+            kwargs=_level.kwargs,
+            additional_wrappers=(*_level.additional_wrappers, *_wrappers),
+        )

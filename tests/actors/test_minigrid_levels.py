@@ -15,7 +15,7 @@ minigrid = pytest.importorskip("minigrid")
 
 import actors.minigrid_levels  # noqa: E402, F401 (after the check that MiniGrid is there)
 
-LEFT, RIGHT, FORWARD = range(3)
+LEFT, RIGHT, FORWARD, TOGGLE = 0, 1, 2, 5
 EMPTY_ROOM = "actors.minigrid_levels:Agent57/MiniGrid-Empty-5x5-v0"
 
 
@@ -57,6 +57,27 @@ def test_planes_rewards_and_ends_are_those_of_the_level(level: str) -> None:
     # Codes that fill the last planes, or a wrong stride would go unseen.
     assert max(colours) == 5
     assert max(states) >= 1
+
+
+def test_moves_only_leaves_out_what_does_nothing_in_rooms_and_doors() -> None:
+    """The same level and view; actions 0 to 3 are MiniGrid's 0, 1, 2 and 5."""
+    ours = gymnasium.make("Agent57/MiniGridMoves-MultiRoom-N2-S4-v0")
+    theirs = gymnasium.make("Agent57/MiniGrid-MultiRoom-N2-S4-v0")
+    assert ours.action_space == gymnasium.spaces.Discrete(4)
+    rng = np.random.default_rng(0)
+    opened = 0
+    for seed in range(20):
+        mine, expected = ours.reset(seed=seed), theirs.reset(seed=seed)
+        ended = False
+        while not ended:
+            np.testing.assert_array_equal(mine[0], expected[0])
+            assert mine[1:] == expected[1:]
+            action = int(rng.integers(4))
+            mine, expected = ours.step(action), theirs.step((LEFT, RIGHT, FORWARD, TOGGLE)[action])
+            ended = mine[2] or mine[3]
+            door, is_open = mine[0].reshape(20, 7, 7)[[4, 17]]
+            opened += int((door & is_open).sum())
+    assert opened > 0, "toggle opens no door"
 
 
 def test_what_the_agent_sees_in_an_empty_room() -> None:
