@@ -20,7 +20,7 @@ FRAMES, QUICK_FRAMES = 1_500_000, 30_000
 EVALUATIONS = 30
 NUM_POLICIES = 4
 BETA_MAX = 0.01
-"""Intrinsic rewards are scaled to a standard deviation of 1, so this still outweighs everything until the goal is found.
+"""Intrinsic rewards are scaled to a standard deviation of 1: this still outweighs everything until the goal is found.
 With the paper's 0.3 exploratory policies went on avoiding the goal, because it ends the episode."""
 SETTINGS = (
     *SMALL_NETWORKS,

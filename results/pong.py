@@ -29,17 +29,22 @@ def draw(outcome: Outcome, folder: Path) -> None:
     draw_game(outcome, folder, "Pong")
 
 
-def draw_game(outcome: Outcome, folder: Path, game: str) -> None:
-    """curves.png: greedy score by minutes and by frames, and how episodes are shared among the policies."""
+def draw_game(
+    outcome: Outcome, folder: Path, game: str, tag: str = "evaluation/return", label: str = "greedy score"
+) -> None:
+    """curves.png: greedy score by minutes, ``tag`` by frames, and how episodes are shared among the policies."""
     variants = outcome.experiment.variants
-    curves = {variant.name: outcome.series(variant.name, "evaluation/return") for variant in variants}
+    greedy, by_frames = (
+        {variant.name: outcome.series(variant.name, name) for variant in variants}
+        for name in ("evaluation/return", tag)
+    )
     arms = {f"policy {arm}": outcome.series(WHOLE, f"bandit_share/{arm:02d}") for arm in range(NUM_POLICIES)}
     save_panels(
         folder / "curves.png",
         f"{game}, preset laptop: means and 95 % intervals over seeds",
         [
-            lambda axis: draw_against_minutes(axis, curves, "greedy score"),
-            lambda axis: draw_curves(axis, curves, "greedy score"),
+            lambda axis: draw_against_minutes(axis, greedy, "greedy score"),
+            lambda axis: draw_curves(axis, by_frames, label),
             lambda axis: draw_shares(axis, arms, "share of the whole agent's episodes"),
         ],
         width=15.0,
