@@ -7,6 +7,7 @@ with the four actions that do something where nothing can be carried. It is impo
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -18,6 +19,9 @@ try:
     import minigrid  # noqa: F401 (registers the levels)
     from minigrid.core.actions import Actions
     from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
+    from minigrid.core.grid import Grid
+    from minigrid.core.world_object import Wall
+    from minigrid.minigrid_env import MiniGridEnv
 except ImportError as error:
     raise ImportError(f"{error}: pip install minigrid") from error
 
@@ -45,6 +49,9 @@ class AgentView(gymnasium.Wrapper, RecordConstructorArgs):
         # Where the first plane of each part of a cell's code has this cell.
         self._places = FIRST_PLANES * self._num_cells + np.arange(self._num_cells)[:, np.newaxis]
         self._visited: set[tuple[int, int]] = set()
+        level = env.unwrapped
+        assert isinstance(level, MiniGridEnv)
+        level.gen_obs_grid = partial(view_of, level)  # type: ignore[method-assign]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -73,6 +80,29 @@ class AgentView(gymnasium.Wrapper, RecordConstructorArgs):
             return True
         self._visited.add(position)
         return False
+
+
+def view_of(level: MiniGridEnv, agent_view_size: int | None = None) -> tuple[Grid, np.ndarray]:
+    """(what the agent sees, which cells of it are not hidden): ``MiniGridEnv.gen_obs_grid`` with the same results.
+
+    That one cuts the view out and turns it cell by cell, which takes over half of a level's time; this one moves rows.
+    """
+    left, top, right, bottom = level.get_view_exts(agent_view_size)
+    width, height, cells, wall = level.grid.width, level.grid.height, level.grid.grid, Wall()
+    rows: list[Any] = [[wall] * (right - left) for _ in range(top, bottom)]
+    for y in range(max(top, 0), min(bottom, height)):
+        inside = cells[y * width + max(left, 0) : y * width + min(right, width)]
+        rows[y - top] = [wall] * max(-left, 0) + inside + [wall] * max(right - width, 0)
+    for _ in range(level.agent_dir + 1):
+        rows = list(zip(*rows, strict=True))[::-1]
+    side = right - left
+    seen = Grid(side, side)
+    seen.grid = [cell for row in rows for cell in row]
+    own = (side // 2, side - 1)
+    visible = np.ones((side, side), bool) if level.see_through_walls else seen.process_vis(own)
+    # The agent sees what it carries where it stands.
+    seen.set(*own, level.carrying)
+    return seen, visible
 
 
 class MovesOnly(gymnasium.ActionWrapper, RecordConstructorArgs):

@@ -13,7 +13,9 @@ from agent57.structures import EnvironmentSpec
 
 minigrid = pytest.importorskip("minigrid")
 
-import actors.minigrid_levels  # noqa: E402, F401 (after the check that MiniGrid is there)
+from minigrid.core.world_object import Key  # noqa: E402 (after the check that MiniGrid is there)
+
+from actors.minigrid_levels import view_of  # noqa: E402
 
 LEFT, RIGHT, FORWARD, TOGGLE = 0, 1, 2, 5
 EMPTY_ROOM = "actors.minigrid_levels:Agent57/MiniGrid-Empty-5x5-v0"
@@ -78,6 +80,25 @@ def test_moves_only_leaves_out_what_does_nothing_in_rooms_and_doors() -> None:
             door, is_open = mine[0].reshape(20, 7, 7)[[4, 17]]
             opened += int((door & is_open).sum())
     assert opened > 0, "toggle opens no door"
+
+
+@pytest.mark.parametrize("see_through_walls", [False, True])
+def test_the_quick_view_is_minigrids_from_every_cell_in_every_direction(see_through_walls: bool) -> None:
+    level = gymnasium.make("MiniGrid-KeyCorridorS3R2-v0").unwrapped
+    level.reset(seed=0)
+    level.see_through_walls = see_through_walls
+    seen = set()
+    for x in range(level.width):
+        for y in range(level.height):
+            for level.agent_dir in range(4):
+                level.agent_pos = (x, y)
+                level.carrying = Key("blue") if (x + y) % 2 else None
+                (ours, our_mask), (theirs, mask) = view_of(level), level.gen_obs_grid()
+                np.testing.assert_array_equal(our_mask, mask)
+                np.testing.assert_array_equal(ours.encode(our_mask), theirs.encode(mask))
+                assert [type(cell) for cell in ours.grid] == [type(cell) for cell in theirs.grid]
+                seen |= {type(cell).__name__ for cell in ours.grid}
+    assert seen >= {"Key", "Door", "Wall", "NoneType"}
 
 
 def test_what_the_agent_sees_in_an_empty_room() -> None:
