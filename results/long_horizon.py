@@ -16,7 +16,7 @@ from pathlib import Path
 from agent57.policy_family import PolicyFamily
 from results.command import run_as_command
 from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
-from results.plots import save_returns_and_shares
+from results.plots import draw_curves, draw_shares, save_panels
 
 FRAMES, QUICK_FRAMES = 200_000, 40_000
 EVALUATIONS = 20
@@ -46,7 +46,14 @@ def draw(outcome: Outcome, folder: Path) -> None:
         f"gamma {discount:.3f}": outcome.series(ADAPTIVE, f"bandit_share/{policy:02d}")
         for policy, discount in enumerate(discounts)
     }
-    save_returns_and_shares(folder / "curves.png", "Near or far", curves, arms, "adaptive agent")
+    save_panels(
+        folder / "curves.png",
+        "Near or far: means and 95 % intervals over seeds",
+        [
+            lambda axis: draw_curves(axis, curves, "greedy return"),
+            lambda axis: draw_shares(axis, arms, "share of the adaptive agent's episodes"),
+        ],
+    )
 
 
 EXPERIMENT = Experiment(

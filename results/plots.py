@@ -126,21 +126,6 @@ def save_panels(path: Path, title: str, panels: Sequence[Panel], width: float = 
     plt.close(figure)
 
 
-def save_returns_and_shares(
-    path: Path,
-    title: str,
-    curves: Mapping[str, Sequence[MetricSeries]],
-    arms: Mapping[str, Sequence[MetricSeries]],
-    whose: str,
-) -> None:
-    """Two panels: greedy returns, and how the episodes of the agent called ``whose`` are shared among its policies."""
-    panels: list[Panel] = [
-        lambda axis: draw_curves(axis, curves, "greedy return"),
-        lambda axis: draw_shares(axis, arms, f"share of the {whose}'s episodes"),
-    ]
-    save_panels(path, f"{title}: means and 95 % intervals over seeds", panels)
-
-
 def _refuse_crowd(curves: Mapping[str, Any]) -> None:
     if len(curves) > MAX_CURVES:
         raise ValueError(f"{len(curves)} curves in one panel: at most {MAX_CURVES} can be told apart")
