@@ -3,8 +3,7 @@
     python -m results.pong_ablation [--quick]
 
 Preset ``laptop``, one core per training. The suspects: priorities owned by intrinsic TD errors, the weight of
-intrinsic rewards, the bandit's exploration, RND, and the trace. docs/results.md says what
-came out.
+intrinsic rewards, the bandit's exploration, RND, and the trace. docs/results.md says what came out.
 """
 
 from __future__ import annotations

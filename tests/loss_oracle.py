@@ -1,4 +1,4 @@
-"""Slow oracle of the whole Q-update, and the small random batches it is compared on.
+"""Slow oracles of the whole Q-update and of torsos, and the small random inputs that they are compared on.
 
 Written from DESIGN section 4 ("Learning", "Acting") and the papers: one unpadded sequence at a time, one step at
 a time, over Python floats. Only tests call it.
