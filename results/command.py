@@ -1,12 +1,13 @@
 """Runs a controlled experiment: every variant with several seeds, each a training of its own; then writes the outcome.
 
-    python -m results.random_coin [--quick] [--seeds N] [--jobs N] [--only PATTERN] [--fresh] [--plot-only]
+    python -m results.random_coin [--quick] [--seeds N] [--jobs N] [--only PATTERN] [--fresh] [--plot-only] [--extend]
 
 A training is ``launch.py train --serial`` on one core, so that its outcome depends on the seed alone and as many run
 side by side as there are cores. Finished ones are kept in ``runs/results/<experiment>`` and not repeated while flags
 and code stay the same: a stopped command goes on when it is given again. What comes out of them is written to
-``results/<experiment>``: curves.csv, summary.csv, config.json, run.json and figures. ``--quick`` shows within minutes
-that everything works; what it writes stays in ``runs/``. The modules beside this one hold one experiment each.
+``results/<experiment>``: curves.csv, summary.csv, config.json, run.json and figures. ``--extend`` keeps what is written
+there of runs that are not here, so that seeds can be added later or on another machine. ``--quick`` shows within
+minutes that everything works; what it writes stays in ``runs/``. The modules beside this one hold one experiment each.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 
 from cluster.doctor import usable_cores
+from results.earlier import Earlier, read_earlier
 from results.experiment import Experiment, Outcome, plan
 from results.record import write_outcome, write_run_record
 from results.trainer import ROOT, Trainer, code_digest
@@ -46,16 +48,20 @@ def main(experiment: Experiment, arguments: list[str] | None = None, root: Path 
         print(f"{experiment.title}: {len(todo)} runs to make, {len(wanted) - len(todo)} are there", flush=True)
         failed = len(todo) - Trainer(root, experiment.keep_checkpoints).train(todo, options.jobs)
     finished = [run for run in runs if run.finished()]
-    if len(finished) < len(runs):
-        print(f"{len(runs) - len(finished)} of {len(runs)} runs are missing from the outcome")
-    if not finished:
+    earlier = read_earlier(experiment, output, {run.key for run in finished}) if options.extend else Earlier()
+    if earlier.other_flags:
+        print(f"Left out, since they were made with other flags: {'; '.join(earlier.other_flags)}")
+    outcome = Outcome(experiment, finished, earlier.metrics)
+    missing = sum(run.key not in outcome.metrics for run in runs)
+    if missing:
+        print(f"{missing} of {len(runs)} runs are missing from the outcome")
+    if not outcome.metrics:
         return 1
-    outcome = Outcome(experiment, finished)
-    write_outcome(outcome, output)
+    write_outcome(outcome, earlier, output)
     # A command that made no run says nothing about how they were made.
-    if todo or not (output / "run.json").exists():
+    if todo or (options.extend and finished) or not (output / "run.json").exists():
         command = shlex.join(["python", "-m", f"results.{experiment.name}", *arguments])
-        write_run_record(outcome, output / "run.json", command, (time.monotonic() - began) / 60)
+        write_run_record(outcome, earlier, output / "run.json", command, (time.monotonic() - began) / 60)
     experiment.draw(outcome, output)
     print(f"Written to {output}")
     return 1 if failed else 0
@@ -71,10 +77,14 @@ def _parse(experiment: Experiment, arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="PATTERN", help=only)
     parser.add_argument("--fresh", action="store_true", help="make finished runs again")
     parser.add_argument("--plot-only", action="store_true", help="write the outcome of the runs that are there")
+    keep = "keep what results/<experiment> tells of runs that are not here, if their flags are still the same"
+    parser.add_argument("--extend", action="store_true", help=keep)
     options = parser.parse_args(arguments)
     options.seeds = options.seeds or (1 if options.quick else experiment.seeds)
     if options.seeds < 1 or options.jobs < 1:
         parser.error("--seeds and --jobs must be at least 1")
+    if options.quick and options.extend:
+        parser.error("--extend keeps runs of full length: leave out --quick")
     return options
 
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.metrics import MetricSeries, read_metrics
 from results.plots import final_value
+
+RunKey = tuple[str, int]
+"""A run by the name of its variant and its seed."""
+Metrics = Mapping[str, MetricSeries]
 
 FINISHED = "finished.json"
 """Written into a run's folder once it has reached its last frame: its arguments, code and duration."""
@@ -85,6 +89,10 @@ class Run:
     def name(self) -> str:
         return f"{self.variant.name}, seed {self.seed}"
 
+    @property
+    def key(self) -> RunKey:
+        return self.variant.name, self.seed
+
     def finished(self) -> dict[str, Any] | None:
         """What is known of the run if it was finished with these arguments, else None."""
         try:
@@ -95,19 +103,20 @@ class Run:
 
 
 class Outcome:
-    """The metrics of an experiment's finished runs."""
+    """The metrics of an experiment's finished runs: of ``runs``, and of ``earlier`` ones that have no folder here."""
 
-    def __init__(self, experiment: Experiment, runs: Sequence[Run]) -> None:
+    def __init__(
+        self, experiment: Experiment, runs: Sequence[Run], earlier: Mapping[RunKey, Metrics] | None = None
+    ) -> None:
         self.experiment, self.runs = experiment, list(runs)
-        self._metrics = {run: read_metrics(run.folder) for run in self.runs}
+        metrics = {**(earlier or {}), **{run.key: read_metrics(run.folder) for run in self.runs}}
+        order = [variant.name for variant in experiment.variants]
+        self.metrics = {key: metrics[key] for key in sorted(metrics, key=lambda key: (key[1], order.index(key[0])))}
+        """Of each run, seed by seed."""
 
     def series(self, variant: str, tag: str) -> list[MetricSeries]:
         """``tag`` of each seed of ``variant`` that logged it."""
-        found = [self._metrics[run].get(tag) for run in self.runs if run.variant.name == variant]
-        return [series for series in found if series is not None]
-
-    def of_run(self, run: Run, tag: str) -> MetricSeries | None:
-        return self._metrics[run].get(tag)
+        return [of_run[tag] for (name, _), of_run in self.metrics.items() if name == variant and tag in of_run]
 
     def final_values(self, variant: str) -> list[float]:
         """`final_value` of the experiment's final_tag, one per seed of ``variant``."""
@@ -120,9 +129,14 @@ def plan(experiment: Experiment, options: argparse.Namespace, root: Path, folder
     for seed in range(options.seeds):
         for variant in experiment.variants:
             run_dir = folder / f"{variant.slug}-{seed}"
-            arguments = ["train", *(() if experiment.whole_machine else ("--serial",))]
-            arguments += ["--preset", experiment.preset, "--env", experiment.env]
-            arguments += ["--seed", str(seed), "--run-dir", str(run_dir), *experiment.base_flags, *variant.flags]
+            arguments = training_arguments(experiment, variant, seed, run_dir)
             arguments += experiment.quick_flags if options.quick else ()
             runs.append(Run(variant, seed, root / run_dir, tuple(arguments)))
     return runs
+
+
+def training_arguments(experiment: Experiment, variant: Variant, seed: int, run_dir: Path) -> list[str]:
+    """Arguments of launch.py for one run of its full length."""
+    arguments = ["train", *(() if experiment.whole_machine else ("--serial",))]
+    arguments += ["--preset", experiment.preset, "--env", experiment.env]
+    return [*arguments, "--seed", str(seed), "--run-dir", str(run_dir), *experiment.base_flags, *variant.flags]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cluster.doctor import usable_cores
+from results.earlier import Earlier
 from results.experiment import Outcome
 from results.plots import bootstrap_interval, interquartile_mean, thin
 
@@ -25,29 +26,29 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 """Instructions on which the speed of training depends."""
 
 
-def write_outcome(outcome: Outcome, folder: Path) -> None:
-    """Write curves.csv, summary.csv and config.json."""
+def write_outcome(outcome: Outcome, earlier: Earlier, folder: Path) -> None:
+    """Write curves.csv, summary.csv and config.json; ``earlier`` runs are part of the outcome."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_curves(outcome, folder / "curves.csv")
     _write_summary(outcome, folder / "summary.csv")
-    config = json.dumps(_configs(outcome), indent=2)
+    config = json.dumps(_configs(outcome, earlier), indent=2)
     (folder / "config.json").write_text(config + "\n")
 
 
 def _write_curves(outcome: Outcome, path: Path) -> None:
     logged = [
-        (run, tag, series)
-        for run in outcome.runs
+        (key, tag, of_run[tag])
+        for key, of_run in outcome.metrics.items()
         for tag in outcome.experiment.curve_tags
-        if (series := outcome.of_run(run, tag)) is not None
+        if tag in of_run
     ]
     points = max(1, min(MAX_POINTS, MAX_ROWS // max(1, len(logged))))
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["variant", "seed", "tag", "env_frames", "minutes", "value"])
-        for run, tag, whole in logged:
+        for key, tag, whole in logged:
             for frames, minutes, value in zip(*thin(whole, points), strict=True):
-                writer.writerow([run.variant.name, run.seed, tag, frames, f"{minutes:.2f}", f"{value:.5g}"])
+                writer.writerow([*key, tag, frames, f"{minutes:.2f}", f"{value:.5g}"])
 
 
 def _write_summary(outcome: Outcome, path: Path) -> None:
@@ -65,7 +66,7 @@ def _write_summary(outcome: Outcome, path: Path) -> None:
             writer.writerow([variant.name, outcome.experiment.final_tag, len(values), *numbers])
 
 
-def _configs(outcome: Outcome) -> dict[str, Any]:
+def _configs(outcome: Outcome, earlier: Earlier) -> dict[str, Any]:
     """What the variants' configs have in common, and for each variant the rest; keys such as "family.beta_max"."""
     configs: dict[str, dict[str, Any]] = {}
     for run in outcome.runs:
@@ -73,8 +74,11 @@ def _configs(outcome: Outcome) -> dict[str, Any]:
             # The folder and the seed say nothing about the variant.
             config = json.loads((run.folder / "config.json").read_text()) | {"run_dir": "", "seed": 0}
             configs[run.variant.name] = _flat(config)
+    found = earlier.configs | configs
+    configs = {variant.name: found[variant.name] for variant in outcome.experiment.variants if variant.name in found}
     first = next(iter(configs.values()))
-    common = [key for key in first if all(config[key] == first[key] for config in configs.values())]
+    # Runs of other versions may lack a key.
+    common = [key for key in first if all(key in other and other[key] == first[key] for other in configs.values())]
     rest = {name: {k: v for k, v in config.items() if k not in common} for name, config in configs.items()}
     return {"common": {key: first[key] for key in common}, "variants": rest}
 
@@ -86,8 +90,11 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_run_record(outcome: Outcome, path: Path, command: str, minutes: float) -> None:
-    """run.json: how the runs were made, by what and where. ``minutes`` is how long the command took."""
+def write_run_record(outcome: Outcome, earlier: Earlier, path: Path, command: str, minutes: float) -> None:
+    """run.json: how the runs were made, by what and where; then the same of the earlier ones.
+
+    ``minutes`` is how long the command took.
+    """
     records = [(run, run.finished() or {}) for run in outcome.runs]
     examples: dict[str, str] = {}
     for run in outcome.runs:
@@ -105,6 +112,8 @@ def write_run_record(outcome: Outcome, path: Path, command: str, minutes: float)
         "core_minutes_per_run": {run.name: record.get("core_minutes") for run, record in records},
         "first_training_of_each_variant": examples,
     }
+    if earlier.records:
+        document["earlier_runs"] = earlier.records
     path.write_text(json.dumps(document, indent=2) + "\n")
 
 

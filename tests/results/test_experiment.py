@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,81 @@ def test_a_command_that_makes_no_run_draws_again_and_keeps_the_record(
     assert made == []
     assert (output / "curves.csv").exists()
     assert (output / "run.json").read_text() == record
+
+
+def test_extend_adds_runs_to_those_of_another_machine(
+    root: Path, tmp_path: Path, made: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seed 1 of one variant is here; of seed 0, and of the other variant, results/ tells."""
+    output = tmp_path / "results" / "tiny"
+    shutil.copytree(root / "results" / "tiny", output)
+    before = {name: rows(output / name) for name in ("curves.csv", "summary.csv")}
+    theirs = json.loads((output / "run.json").read_text())
+    copy_as_seed_1(root, tmp_path)
+
+    assert main(TINY, ["--seeds", "2", "--only", "plain, seed 1", "--extend"], tmp_path) == 0
+    assert "1 of 4 runs are missing" in capsys.readouterr().out
+    curves, summary = rows(output / "curves.csv"), rows(output / "summary.csv")
+    assert [row for row in curves if row["seed"] == "0"] == before["curves.csv"]
+    assert {row["variant"] for row in curves if row["seed"] == "1"} == {"plain"}
+    assert [(row["variant"], row["seeds"]) for row in summary] == [("plain", "2"), ("Large beta, 0.5", "1")]
+    # The copied run's numbers are those of seed 0.
+    assert [float(row["mean"]) for row in summary] == pytest.approx(
+        [float(row["mean"]) for row in before["summary.csv"]], rel=1e-3
+    )
+    record = json.loads((output / "run.json").read_text())
+    assert set(record["minutes_per_run"]) == {"plain, seed 1"}
+    assert record["earlier_runs"] == [theirs]
+    assert json.loads((output / "config.json").read_text())["variants"]["Large beta, 0.5"]["family.beta_max"] == 0.5
+
+    # Once more changes nothing.
+    main(TINY, ["--seeds", "2", "--plot-only", "--extend"], tmp_path)
+    assert rows(output / "curves.csv") == curves
+    assert json.loads((output / "run.json").read_text())["earlier_runs"] == [theirs]
+    # Without it, only what is here counts.
+    main(TINY, ["--seeds", "2", "--plot-only"], tmp_path)
+    assert {(row["variant"], row["seed"]) for row in rows(output / "curves.csv")} == {("plain", "1")}
+
+
+def test_extend_leaves_out_what_was_made_with_other_flags_or_is_here_again(
+    root: Path, tmp_path: Path, made: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "results" / "tiny"
+    shutil.copytree(root / "results" / "tiny", output)
+    copy_as_seed_1(root, tmp_path)
+    changed = Experiment(**vars(TINY) | {"variants": (TINY.variants[0], Variant("Large beta, 0.5", ("--seed", "9")))})
+    assert main(changed, ["--seeds", "2", "--plot-only", "--extend"], tmp_path) == 0
+    assert "made with other flags: Large beta, 0.5" in capsys.readouterr().out
+    assert {row["variant"] for row in rows(output / "curves.csv")} == {"plain"}
+    record = json.loads((output / "run.json").read_text())
+    assert [set(earlier["minutes_per_run"]) for earlier in record["earlier_runs"]] == [{"plain, seed 0"}]
+
+    shutil.copytree(root / "runs" / "results" / "tiny" / "plain-0", tmp_path / "runs" / "results" / "tiny" / "plain-0")
+    main(changed, ["--seeds", "2", "--plot-only", "--extend"], tmp_path)
+    record = json.loads((output / "run.json").read_text())
+    assert set(record["minutes_per_run"]) == {"plain, seed 0", "plain, seed 1"}
+    assert "earlier_runs" not in record
+
+
+def test_extend_without_anything_to_extend_is_an_ordinary_command(
+    fake_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(TINY, ["--seeds", "1", "--only", "plain", "--extend"], fake_root) == 0
+    assert "earlier_runs" not in json.loads((fake_root / "results" / "tiny" / "run.json").read_text())
+    with pytest.raises(SystemExit, match="2"):
+        main(TINY, ["--quick", "--extend"], fake_root)
+    assert "leave out --quick" in capsys.readouterr().err
+
+
+def copy_as_seed_1(root: Path, other: Path) -> None:
+    """Make plain, seed 0 of ``root`` a finished seed 1 below ``other``."""
+    folder = other / "runs" / "results" / "tiny" / "plain-1"
+    shutil.copytree(root / "runs" / "results" / "tiny" / "plain-0", folder)
+    record = json.loads((folder / FINISHED).read_text())
+    arguments = record["arguments"]
+    arguments[arguments.index("--seed") + 1] = "1"
+    arguments[arguments.index("--run-dir") + 1] = "runs/results/tiny/plain-1"
+    (folder / FINISHED).write_text(json.dumps(record))
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""What an earlier outcome in results/<experiment> tells of runs whose folders are not here; --extend keeps it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.metrics import MetricSeries
+from results.experiment import Experiment, Metrics, RunKey, training_arguments
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Runs as curves.csv, config.json and run.json describe them; none by default."""
+
+    metrics: dict[RunKey, Metrics] = field(default_factory=dict)
+    """Of each run, thinned as in curves.csv."""
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of each variant, with keys such as "family.beta_max"."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """Contents of run.json, one per machine or command, without the runs that do not count any more."""
+    other_flags: list[str] = field(default_factory=list)
+    """Variants left out because the experiment trains them with other flags today."""
+
+
+def read_earlier(experiment: Experiment, folder: Path, here: Collection[RunKey]) -> Earlier:
+    """The runs that ``folder`` tells of, but for those that are ``here`` and those made with other flags.
+
+    An empty one if nothing was written there before.
+    """
+    if not (folder / "run.json").exists():
+        return Earlier()
+    newest = json.loads((folder / "run.json").read_text())
+    records = [newest, *newest.pop("earlier_runs", [])]
+    comparable = {name for record in records for name in _made_with_same_flags(experiment, record)}
+    written = _read_curves(folder / "curves.csv")
+    metrics = {key: series for key, series in written.items() if key[0] in comparable and key not in here}
+    kept = {f"{variant}, seed {seed}" for variant, seed in metrics}
+    for record in records:
+        for by_run in {"minutes_per_run", "core_minutes_per_run"} & set(record):
+            record[by_run] = {name: value for name, value in record[by_run].items() if name in kept}
+    configs = json.loads((folder / "config.json").read_text())
+    return Earlier(
+        metrics,
+        {name: configs["common"] | configs["variants"][name] for name in {variant for variant, _ in metrics}},
+        [record for record in records if record["minutes_per_run"]],
+        sorted({variant for variant, _ in written} - comparable),
+    )
+
+
+def _made_with_same_flags(experiment: Experiment, record: dict[str, Any]) -> list[str]:
+    """Names of the variants that the record shows and that the experiment would train with the same command today."""
+    names = []
+    for variant in experiment.variants:
+        arguments = shlex.split(record["first_training_of_each_variant"].get(variant.name, ""))
+        if arguments:
+            seed, run_dir = (arguments[arguments.index(flag) + 1] for flag in ("--seed", "--run-dir"))
+            if arguments[2:] == training_arguments(experiment, variant, int(seed), Path(run_dir)):
+                names.append(variant.name)
+    return names
+
+
+def _read_curves(path: Path) -> dict[RunKey, Metrics]:
+    rows: dict[RunKey, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            point = [float(row[column]) for column in ("env_frames", "minutes", "value")]
+            rows[row["variant"], int(row["seed"])][row["tag"]].append(point)
+    return {key: {tag: MetricSeries(*np.array(points).T) for tag, points in tags.items()} for key, tags in rows.items()}
