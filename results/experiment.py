@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from cluster.metrics import MetricSeries, read_metrics
-from results.plots import final_value
+from results.plots import final_value, thin
 
 RunKey = tuple[str, int]
 """A run by the name of its variant and its seed."""
 Metrics = Mapping[str, MetricSeries]
 
+MAX_POINTS = 60
+"""Of one series in curves.csv, from which its final value is taken: it is the same when only that file is left."""
 FINISHED = "finished.json"
 """Written into a run's folder once it has reached its last frame: its arguments, code and duration."""
 SMALL_NETWORKS = (
@@ -120,7 +122,7 @@ class Outcome:
 
     def final_values(self, variant: str) -> list[float]:
         """`final_value` of the experiment's final_tag, one per seed of ``variant``."""
-        return [final_value(series) for series in self.series(variant, self.experiment.final_tag)]
+        return [final_value(thin(series, MAX_POINTS)) for series in self.series(variant, self.experiment.final_tag)]
 
 
 def plan(experiment: Experiment, options: argparse.Namespace, root: Path, folder: Path) -> list[Run]:

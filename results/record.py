@@ -16,11 +16,11 @@ import numpy as np
 
 from cluster.doctor import usable_cores
 from results.earlier import Earlier
-from results.experiment import Outcome
+from results.experiment import MAX_POINTS, Outcome
 from results.plots import bootstrap_interval, interquartile_mean, thin
 
-MAX_POINTS, MAX_ROWS = 60, 12_000
-"""Of one series and of all series in curves.csv, which stays under 1 MB."""
+MAX_ROWS = 12_000
+"""Of all series in curves.csv, which stays under 1 MB."""
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "minigrid", "matplotlib")
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 """Instructions on which the speed of training depends."""

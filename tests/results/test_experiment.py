@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -34,8 +35,10 @@ from results import (
     trainer,
 )
 from results.command import main
+from results.earlier import Earlier
 from results.experiment import FINISHED, Experiment, Outcome, Run, Variant
 from results.plots import final_value
+from results.record import write_outcome
 from results.trainer import Trainer
 
 FRAMES = 1200
@@ -116,6 +119,20 @@ def test_the_summary_has_a_row_per_variant(root: Path) -> None:
         expected = pytest.approx(final_value(metrics["evaluation/return"]), rel=1e-4)
         assert row["seeds"] == "1"
         assert [float(row[key]) for key in ("mean", "min", "max", "interval_low", "interval_high")] == [expected] * 5
+
+
+def test_the_summary_can_be_made_from_the_curves(tmp_path: Path) -> None:
+    """A metric that is logged more densely towards the end: the last fifth of its rows is not that of curves.csv."""
+    (tmp_path / "config.json").write_text("{}")
+    frames = np.unique(np.rint(1000 * np.linspace(0, 1, 500) ** 0.25))
+    lines = [json.dumps({"env_frames": int(at), "minutes": 1.0, "evaluation/return": float(at)}) for at in frames]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    outcome = Outcome(TINY, [Run(TINY.variants[0], 0, tmp_path, ())])
+    write_outcome(outcome, Earlier(), tmp_path)
+    values = [float(row["value"]) for row in rows(tmp_path / "curves.csv")]
+    (summary,) = rows(tmp_path / "summary.csv")
+    assert float(summary["mean"]) == pytest.approx(np.mean(values[-math.ceil(len(values) / 5) :]), rel=1e-3)
+    assert float(summary["mean"]) != pytest.approx(frames[-len(frames) // 5 :].mean(), rel=0.01)
 
 
 def test_the_config_tells_variants_by_what_differs(root: Path) -> None:
