@@ -83,6 +83,9 @@ def ratio(numerator: MetricSeries, denominator: MetricSeries) -> MetricSeries:
 def draw_paths(outcome: Outcome, path: Path) -> None:
     """One greedy episode of the first run of each variant, all in the same maze: walls grey, the path by its time."""
     first_runs = {run.variant.name: run for run in reversed(outcome.runs)}
+    if len(first_runs) < len({variant for variant, _ in outcome.metrics}):
+        # Earlier runs left no checkpoint to play with, and the picture that was drawn of them should stay.
+        return
     runs = [first_runs[variant.name] for variant in VARIANTS if variant.name in first_runs]
     figure, axes = plt.subplots(1, len(runs), figsize=(10, 3.9), squeeze=False, layout="constrained")
     for axis, run in zip(axes[0], runs, strict=True):

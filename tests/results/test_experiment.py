@@ -404,8 +404,15 @@ def test_every_experiment_draws_with_variants_missing(
         lines = [json.dumps({"env_frames": frames, "minutes": 1.0, **tags}) for frames in (100, 200)]
         (folder / "metrics.jsonl").write_text("\n".join(lines))
         runs.append(Run(tried.variants[0], seed, folder, ()))
-    tried.draw(Outcome(tried, runs), tmp_path)
+    outcome = Outcome(tried, runs)
+    tried.draw(outcome, tmp_path)
     assert list(tmp_path.glob("*.png"))
+    # Runs that have no folder any more are drawn as well, but for pictures that need a checkpoint.
+    monkeypatch.setattr(disco_maze, "play_episode", None)
+    (tmp_path / "earlier").mkdir()
+    tried.draw(Outcome(tried, [], outcome.metrics), tmp_path / "earlier")
+    drawn, again = ({path.name for path in folder.glob("*.png")} for folder in (tmp_path, tmp_path / "earlier"))
+    assert drawn - again == ({"paths.png"} if tried is disco_maze.EXPERIMENT else set())
 
 
 def test_an_experiment_on_the_whole_machine_makes_one_run_at_a_time_through_ray(
