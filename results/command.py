@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from cluster.doctor import usable_cores
-from results.earlier import Earlier, read_earlier
+from results.earlier import read_earlier
 from results.experiment import Experiment, Outcome, plan
 from results.record import write_outcome, write_run_record
 from results.trainer import ROOT, Trainer, code_digest
@@ -48,20 +48,20 @@ def main(experiment: Experiment, arguments: list[str] | None = None, root: Path 
         print(f"{experiment.title}: {len(todo)} runs to make, {len(wanted) - len(todo)} are there", flush=True)
         failed = len(todo) - Trainer(root, experiment.keep_checkpoints).train(todo, options.jobs)
     finished = [run for run in runs if run.finished()]
-    earlier = read_earlier(experiment, output, {run.key for run in finished}) if options.extend else Earlier()
-    if earlier.other_flags:
+    earlier = read_earlier(experiment, output, {run.key for run in finished}) if options.extend else None
+    if earlier and earlier.other_flags:
         print(f"Left out, since they were made with other flags: {'; '.join(earlier.other_flags)}")
-    outcome = Outcome(experiment, finished, earlier.metrics)
+    outcome = Outcome(experiment, finished, earlier)
     missing = sum(run.key not in outcome.metrics for run in runs)
     if missing:
         print(f"{missing} of {len(runs)} runs are missing from the outcome")
     if not outcome.metrics:
         return 1
-    write_outcome(outcome, earlier, output)
+    write_outcome(outcome, output)
     # A command that made no run says nothing about how they were made.
     if todo or (options.extend and finished) or not (output / "run.json").exists():
         command = shlex.join(["python", "-m", f"results.{experiment.name}", *arguments])
-        write_run_record(outcome, earlier, output / "run.json", command, (time.monotonic() - began) / 60)
+        write_run_record(outcome, output / "run.json", command, (time.monotonic() - began) / 60)
     experiment.draw(outcome, output)
     print(f"Written to {output}")
     return 1 if failed else 0

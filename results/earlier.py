@@ -7,28 +7,13 @@ import json
 import shlex
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cluster.metrics import MetricSeries
-from results.experiment import Experiment, Metrics, RunKey, training_arguments
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """Runs as curves.csv, config.json and run.json describe them; none by default."""
-
-    metrics: dict[RunKey, Metrics] = field(default_factory=dict)
-    """Of each run, thinned as in curves.csv."""
-    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of each variant, with keys such as "family.beta_max"."""
-    records: list[dict[str, Any]] = field(default_factory=list)
-    """Contents of run.json, one per machine or command, without the runs that do not count any more."""
-    other_flags: list[str] = field(default_factory=list)
-    """Variants left out because the experiment trains them with other flags today."""
+from results.experiment import Earlier, Experiment, Metrics, RunKey, run_name, training_arguments
 
 
 def read_earlier(experiment: Experiment, folder: Path, here: Collection[RunKey]) -> Earlier:
@@ -43,7 +28,7 @@ def read_earlier(experiment: Experiment, folder: Path, here: Collection[RunKey])
     comparable = {name for record in records for name in _made_with_same_flags(experiment, record)}
     written = _read_curves(folder / "curves.csv")
     metrics = {key: series for key, series in written.items() if key[0] in comparable and key not in here}
-    kept = {f"{variant}, seed {seed}" for variant, seed in metrics}
+    kept = {run_name(key) for key in metrics}
     for record in records:
         for by_run in {"minutes_per_run", "core_minutes_per_run"} & set(record):
             record[by_run] = {name: value for name, value in record[by_run].items() if name in kept}

@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.variant.name}, seed {self.seed}"
+        return run_name(self.key)
 
     @property
     def key(self) -> RunKey:
@@ -104,14 +104,32 @@ class Run:
         return record if record.get("arguments") == list(self.arguments) else None
 
 
+def run_name(key: RunKey) -> str:
+    """What a run is called in messages, by --only and in run.json."""
+    variant, seed = key
+    return f"{variant}, seed {seed}"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Runs as an earlier outcome's curves.csv, config.json and run.json describe them; none by default."""
+
+    metrics: dict[RunKey, Metrics] = field(default_factory=dict)
+    """Of each run, thinned as in curves.csv."""
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of each variant, with keys such as "family.beta_max"."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """Contents of run.json, one per machine or command, without the runs that do not count any more."""
+    other_flags: list[str] = field(default_factory=list)
+    """Variants left out because the experiment trains them with other flags today."""
+
+
 class Outcome:
     """The metrics of an experiment's finished runs: of ``runs``, and of ``earlier`` ones that have no folder here."""
 
-    def __init__(
-        self, experiment: Experiment, runs: Sequence[Run], earlier: Mapping[RunKey, Metrics] | None = None
-    ) -> None:
-        self.experiment, self.runs = experiment, list(runs)
-        metrics = {**(earlier or {}), **{run.key: read_metrics(run.folder) for run in self.runs}}
+    def __init__(self, experiment: Experiment, runs: Sequence[Run], earlier: Earlier | None = None) -> None:
+        self.experiment, self.runs, self.earlier = experiment, list(runs), earlier or Earlier()
+        metrics = {**self.earlier.metrics, **{run.key: read_metrics(run.folder) for run in self.runs}}
         order = [variant.name for variant in experiment.variants]
         self.metrics = {key: metrics[key] for key in sorted(metrics, key=lambda key: (key[1], order.index(key[0])))}
         """Of each run, seed by seed."""

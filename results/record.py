@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from cluster.doctor import usable_cores
-from results.earlier import Earlier
 from results.experiment import MAX_POINTS, Outcome
 from results.plots import bootstrap_interval, interquartile_mean, thin
 
@@ -26,12 +25,12 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 """Instructions on which the speed of training depends."""
 
 
-def write_outcome(outcome: Outcome, earlier: Earlier, folder: Path) -> None:
-    """Write curves.csv, summary.csv and config.json; ``earlier`` runs are part of the outcome."""
+def write_outcome(outcome: Outcome, folder: Path) -> None:
+    """Write curves.csv, summary.csv and config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_curves(outcome, folder / "curves.csv")
     _write_summary(outcome, folder / "summary.csv")
-    config = json.dumps(_configs(outcome, earlier), indent=2)
+    config = json.dumps(_configs(outcome), indent=2)
     (folder / "config.json").write_text(config + "\n")
 
 
@@ -66,7 +65,7 @@ def _write_summary(outcome: Outcome, path: Path) -> None:
             writer.writerow([variant.name, outcome.experiment.final_tag, len(values), *numbers])
 
 
-def _configs(outcome: Outcome, earlier: Earlier) -> dict[str, Any]:
+def _configs(outcome: Outcome) -> dict[str, Any]:
     """What the variants' configs have in common, and for each variant the rest; keys such as "family.beta_max"."""
     configs: dict[str, dict[str, Any]] = {}
     for run in outcome.runs:
@@ -74,7 +73,7 @@ def _configs(outcome: Outcome, earlier: Earlier) -> dict[str, Any]:
             # The folder and the seed say nothing about the variant.
             config = json.loads((run.folder / "config.json").read_text()) | {"run_dir": "", "seed": 0}
             configs[run.variant.name] = _flat(config)
-    found = earlier.configs | configs
+    found = outcome.earlier.configs | configs
     configs = {variant.name: found[variant.name] for variant in outcome.experiment.variants if variant.name in found}
     first = next(iter(configs.values()))
     # Runs of other versions may lack a key.
@@ -90,7 +89,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_run_record(outcome: Outcome, earlier: Earlier, path: Path, command: str, minutes: float) -> None:
+def write_run_record(outcome: Outcome, path: Path, command: str, minutes: float) -> None:
     """run.json: how the runs were made, by what and where; then the same of the earlier ones.
 
     ``minutes`` is how long the command took.
@@ -112,8 +111,8 @@ def write_run_record(outcome: Outcome, earlier: Earlier, path: Path, command: st
         "core_minutes_per_run": {run.name: record.get("core_minutes") for run, record in records},
         "first_training_of_each_variant": examples,
     }
-    if earlier.records:
-        document["earlier_runs"] = earlier.records
+    if outcome.earlier.records:
+        document["earlier_runs"] = outcome.earlier.records
     path.write_text(json.dumps(document, indent=2) + "\n")
 
 

@@ -35,8 +35,7 @@ from results import (
     trainer,
 )
 from results.command import main
-from results.earlier import Earlier
-from results.experiment import FINISHED, Experiment, Outcome, Run, Variant
+from results.experiment import FINISHED, Earlier, Experiment, Outcome, Run, Variant
 from results.plots import final_value
 from results.record import write_outcome
 from results.trainer import Trainer
@@ -128,7 +127,7 @@ def test_the_summary_can_be_made_from_the_curves(tmp_path: Path) -> None:
     lines = [json.dumps({"env_frames": int(at), "minutes": 1.0, "evaluation/return": float(at)}) for at in frames]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     outcome = Outcome(TINY, [Run(TINY.variants[0], 0, tmp_path, ())])
-    write_outcome(outcome, Earlier(), tmp_path)
+    write_outcome(outcome, tmp_path)
     values = [float(row["value"]) for row in rows(tmp_path / "curves.csv")]
     (summary,) = rows(tmp_path / "summary.csv")
     assert float(summary["mean"]) == pytest.approx(np.mean(values[-math.ceil(len(values) / 5) :]), rel=1e-3)
@@ -410,7 +409,7 @@ def test_every_experiment_draws_with_variants_missing(
     # Runs that have no folder any more are drawn as well, but for pictures that need a checkpoint.
     monkeypatch.setattr(disco_maze, "play_episode", None)
     (tmp_path / "earlier").mkdir()
-    tried.draw(Outcome(tried, [], outcome.metrics), tmp_path / "earlier")
+    tried.draw(Outcome(tried, [], Earlier(outcome.metrics)), tmp_path / "earlier")
     drawn, again = ({path.name for path in folder.glob("*.png")} for folder in (tmp_path, tmp_path / "earlier"))
     assert drawn - again == ({"paths.png"} if tried is disco_maze.EXPERIMENT else set())
 
