@@ -7,7 +7,10 @@ with up to 30 no-ops and were capped at 108 000 frames. Called by the evaluation
 
 from __future__ import annotations
 
-from actors.environments import atari_rom
+import ale_py
+import gymnasium
+
+gymnasium.register_envs(ale_py)
 
 RANDOM_AND_HUMAN_SCORES: dict[str, tuple[float, float]] = {
     "alien": (227.8, 7127.7),
@@ -86,6 +89,7 @@ def capped_human_normalised_score(game: str, score: float) -> float:
 
 
 def game_of(env_id: str) -> str | None:
-    """ROM name of an Atari environment id, or None if it is not one of the 57 games."""
-    rom = atari_rom(env_id)
+    """ROM name of an Atari environment id, or None if it is not one of the 57 games; imports no module."""
+    registered = gymnasium.registry.get(env_id.rpartition(":")[2])
+    rom = None if registered is None else registered.kwargs.get("game")
     return rom if rom in RANDOM_AND_HUMAN_SCORES else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from actors.environments import EnvironmentConfig
 from actors.policy import Policy
 from actors.supported_spaces import observation_layout
 from actors.training_environment import TrainingEnvironment
+from actors.trusted_modules import refuse_untrusted
 from agent57.config import AgentConfig
 from agent57.config_tree import config_from_dict
 from agent57.networks import Agent57Networks, flatten_weights
@@ -33,7 +35,8 @@ FORMAT = 1
 class ExportedPolicy(Policy):
     """A `Policy` that knows its environment: it takes plain observations of it, and can make it.
 
-    ``about`` holds what the file says of the policy's origin.
+    ``about`` holds what the file says of the policy's origin. The environment's module is imported only when it is
+    needed, and only if it is the project's own or one of ``trust_modules``: UntrustedModule, a ValueError, otherwise.
     """
 
     def __init__(
@@ -42,16 +45,18 @@ class ExportedPolicy(Policy):
         environment: EnvironmentConfig,
         first_action: int,
         about: dict[str, Any],
+        trust_modules: Collection[str],
         *policy: Any,
         **options: Any,
     ) -> None:
         super().__init__(*policy, **options)
         self.env_id, self.environment, self.about = env_id, environment, about
-        self._first_action = first_action
+        self._first_action, self._trust_modules = first_action, tuple(trust_modules)
         self._convert: Any = None
 
     def make_env(self, render_mode: str | None = None) -> TrainingEnvironment:
         """The environment as in training; on Atari with the paper's preprocessing, which plain ids do not have."""
+        self._trust()
         return TrainingEnvironment(self.env_id, self.environment, render_mode)
 
     def act(self, observation: Any, reward: float = 0.0) -> int:
@@ -65,6 +70,11 @@ class ExportedPolicy(Policy):
 
     def _converted(self, observation: Any) -> np.ndarray:
         shape = self.spec.observation_shape
+        if isinstance(observation, list | tuple):
+            plain = np.asarray(observation)
+            if plain.shape == shape:
+                return plain
+        self._trust()
         if atari_rom(self.env_id) is None:
             if self._convert is None:
                 made = gymnasium.make(self.env_id, **keyword_arguments(self.environment.arguments))
@@ -79,6 +89,11 @@ class ExportedPolicy(Policy):
                 "environment with policy.make_env()"
             )
         return observation
+
+    def _trust(self) -> None:
+        refuse_untrusted(
+            self.env_id, self._trust_modules, "this policy", "load it with load_policy(path, trust_modules=['{}'])"
+        )
 
 
 def save_policy(
@@ -118,12 +133,19 @@ def save_policy(
 
 
 def load_policy(
-    path: str | Path, policy_index: int | None = None, epsilon: float | None = None, seed: int = 0
+    path: str | Path,
+    policy_index: int | None = None,
+    epsilon: float | None = None,
+    seed: int = 0,
+    *,
+    trust_modules: Collection[str] = (),
 ) -> ExportedPolicy:
     """The policy in the folder ``path``; see `ExportedPolicy` and `Policy`.
 
     ``policy_index`` picks another member of the family than the exported one, ``epsilon`` another share of random
-    actions; ``seed`` draws those. Raises FileNotFoundError if the files are missing, ValueError if they are damaged.
+    actions; ``seed`` draws those. Nothing of the file is run: a module of an environment that it names is imported
+    only if it stands in ``trust_modules``, and not before `ExportedPolicy.make_env` or a conversion needs it. Raises
+    FileNotFoundError if the files are missing, ValueError if they are damaged.
     """
     folder = Path(path)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -143,6 +165,7 @@ def load_policy(
             environment,
             document["first_action"],
             document["about"],
+            trust_modules,
             spec,
             agent,
             flatten_weights(networks),

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import tyro
 
+from actors.trusted_modules import UntrustedModule, module_of, refuse_untrusted
 from cluster.config import TrainConfig, load_config
 from cluster.errors import UserError
 from cluster.presets import PRESETS
@@ -25,7 +26,9 @@ from cluster.presets import PRESETS
 DEFAULT_PRESET = "laptop"
 HEADER = """Train Agent57. Flags beside those below:
   --preset {paper,laptop,small,smoke}  starting point that the other flags override (default: laptop)
-  --resume RUN_DIR                     go on with a run; flags override its config"""
+  --resume RUN_DIR                     go on with a run; flags override its config
+  --trust-modules A,B                  modules of environments that a resumed run may import"""
+TRUST_REMEDY = "add --trust-modules {}"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -33,6 +36,21 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}: '{self.prog} --help' lists what there is.")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Give a command that opens a run the flag by which its user vouches for what the run would import."""
+    parser.add_argument(
+        "--trust-modules",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="modules that the run's environment may import (what a run was made with is not run unasked)",
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
 
 
 @dataclass(frozen=True)
@@ -46,15 +64,33 @@ def parse_train(arguments: list[str]) -> TrainArguments:
     """Parse ``train``'s arguments. Raises UserError for anything wrong; ``--help`` prints and exits."""
     preset, rest = _take_option(arguments, "--preset")
     resume, rest = _take_option(rest, "--resume")
+    trusted, rest = _take_option(rest, "--trust-modules")
     if preset is not None and preset not in PRESETS:
         raise UserError(f"'{preset}' is not a preset: choose one of {', '.join(PRESETS)}.")
     if resume is not None and preset is not None:
         raise UserError("--preset and --resume exclude each other: a resumed run keeps its own config.")
     default = load_config(Path(resume) / "config.json") if resume is not None else PRESETS[preset or DEFAULT_PRESET]
     config = _apply_flags(default, rest)
+    if resume is not None:
+        _refuse_strangers(default, rest, _names(trusted or ""), resume)
     if resume is not None and config.run_dir != default.run_dir:
         raise UserError("--run-dir and --resume exclude each other: a resumed run stays in its folder.")
     return TrainArguments(config, preset or DEFAULT_PRESET, Path(resume) if resume else None)
+
+
+def _refuse_strangers(saved: TrainConfig, flags: list[str], trusted: tuple[str, ...], source: str) -> None:
+    """A resumed run may be somebody else's: it imports no module, and joins no cluster, that the user did not name."""
+    env, rest = _take_option(flags, "--env")
+    try:
+        refuse_untrusted(saved.env, (*trusted, module_of(env or "")), source, TRUST_REMEDY)
+    except UntrustedModule as error:
+        raise UserError(str(error)) from None
+    address, _ = _take_option(rest, "--cluster.address")
+    if saved.cluster.address not in ("", "auto", address) and address is None:
+        raise UserError(
+            f"{source} was made on the Ray cluster {saved.cluster.address}, whose nodes can run code here: if you "
+            f"trust it, add --cluster.address {saved.cluster.address}."
+        )
 
 
 def _take_option(arguments: list[str], name: str) -> tuple[str | None, list[str]]:

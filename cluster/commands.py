@@ -20,6 +20,7 @@ from rich.console import Console
 
 from actors.atari_scores import game_of, human_normalised_score
 from actors.environments import UnsupportedEnvironment, environment_spec, frames_per_step
+from actors.trusted_modules import module_of
 from agent57.networks import Agent57Networks
 from agent57.structures import SequenceSpec
 from cluster.checkpoint import Checkpoints
@@ -117,6 +118,8 @@ def _summary(supervisor: Supervisor, why: str, run_dir: Path) -> list[tuple[str,
         if game is not None:
             score += f", {human_normalised_score(game, telemetry.greedy_return):.1%} of human"
     checkpoints = supervisor.checkpoints.all()
+    module = module_of(supervisor.config.env)
+    trust = f" --trust-modules {module}" if module and not module.startswith("actors.") else ""
     return [
         ("stopped", f"{why}, after {format_duration(60 * minutes)}"),
         ("trained", f"{supervisor.env_frames:,} environment frames, {supervisor.learner_updates:,} updates"),
@@ -124,11 +127,11 @@ def _summary(supervisor: Supervisor, why: str, run_dir: Path) -> list[tuple[str,
         ("troubles", f"{supervisor.restarts} restarts, {telemetry.warnings} warnings"),
         ("checkpoint", str(checkpoints[-1]) if checkpoints else "none"),
         ("curves", f"tensorboard --logdir {run_dir.parent}"),
-        ("go on", f"python launch.py train --resume {run_dir}"),
-        ("evaluate", f"python launch.py eval {run_dir} --episodes 30"),
-        ("watch", f"python launch.py eval {run_dir} --video {run_dir / 'episode.mp4'}"),
+        ("go on", f"python launch.py train --resume {run_dir}{trust}"),
+        ("evaluate", f"python launch.py eval {run_dir} --episodes 30{trust}"),
+        ("watch", f"python launch.py eval {run_dir} --video {run_dir / 'episode.mp4'}{trust}"),
         ("report", f"python launch.py report {run_dir}"),
-        ("export", f"python launch.py export {run_dir}"),
+        ("export", f"python launch.py export {run_dir}{trust}"),
     ]
 
 

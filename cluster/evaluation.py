@@ -24,7 +24,7 @@ from actors.lanes import LaneStep
 from actors.rollout import Episode
 from agent57.networks import flatten_weights
 from agent57.policy_family import PolicyFamily
-from cluster.command_line import CommandParser
+from cluster.command_line import CommandParser, add_trust
 from cluster.console import print_plan
 from cluster.errors import UserError
 from cluster.saved_agent import SavedAgent, for_lanes, load_agent
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
     """``launch.py eval``; returns the exit code."""
     options = _parse(arguments)
     console = Console()
-    agent = load_agent(options.run_dir, console.print)
+    agent = load_agent(options.run_dir, console.print, options.trust_modules)
     arm = agent.policy(options.policy_index)
     episodes: list[Episode] = []
     if options.video:
@@ -72,6 +72,7 @@ def _parse(arguments: list[str]) -> Namespace:
     parser.add_argument("--csv", type=Path, default=None, help="write a row per episode into this file")
     parser.add_argument("--lanes", type=int, default=10, help="episodes played side by side (default 10)")
     parser.add_argument("--seed", type=int, default=12345, help="seed of the environments (default 12345)")
+    add_trust(parser)
     options = parser.parse_args(arguments)
     if (options.episodes is not None and options.episodes < 1) or options.lanes < 1:
         raise UserError("--episodes and --lanes must be at least 1.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from actors.exported_policy import CONFIG_FILE, WEIGHTS_FILE, save_policy
-from cluster.command_line import CommandParser
+from cluster.command_line import CommandParser, add_trust
 from cluster.console import print_plan
 from cluster.errors import UserError
 from cluster.saved_agent import for_lanes, load_agent, versions_of
@@ -21,9 +21,10 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "--policy-index", type=int, default=None, help="member of the family to export (default: the greedy arm)"
     )
+    add_trust(parser)
     options = parser.parse_args(arguments)
     console = Console()
-    agent = load_agent(options.run_dir, console.print)
+    agent = load_agent(options.run_dir, console.print, options.trust_modules)
     arm = agent.policy(options.policy_index)
     folder: Path = options.output or options.run_dir / "policy"
     config = agent.config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from actors.environments import UnsupportedEnvironment, environment_spec
+from actors.trusted_modules import UntrustedModule, refuse_untrusted
 from agent57.networks import Agent57Networks
 from agent57.structures import EnvironmentSpec
 from cluster.checkpoint import Checkpoints, load_tree
+from cluster.command_line import TRUST_REMEDY
 from cluster.config import TrainConfig, load_config
 from cluster.errors import UserError
 
@@ -42,12 +44,13 @@ class SavedAgent:
         return arm
 
 
-def load_agent(run_dir: Path, on_damaged: Callable[[str], None]) -> SavedAgent:
-    """The newest usable checkpoint of ``run_dir``; UserError if it is no run or has none."""
+def load_agent(run_dir: Path, on_damaged: Callable[[str], None], trust_modules: Collection[str] = ()) -> SavedAgent:
+    """The newest usable checkpoint of ``run_dir``; UserError without one, or if its environment is not trusted."""
     config = load_config(run_dir / "config.json")
     try:
+        refuse_untrusted(config.env, trust_modules, run_dir, TRUST_REMEDY)
         spec = environment_spec(config.env, config.environment)
-    except UnsupportedEnvironment as error:
+    except (UnsupportedEnvironment, UntrustedModule) as error:
         raise UserError(str(error)) from None
     checkpoint = Checkpoints(run_dir, 1).latest_or_error(on_damaged)
     networks = Agent57Networks(spec, config.family.num_policies, config.network).requires_grad_(False)

@@ -1,0 +1,32 @@
+"""Whose code may run because a file names it: the project's own modules, and those that the user names.
+
+An environment `module:EnvId` imports ``module``. On a command line that is the user's wish; in a run's config or an
+exported policy, which may come from somebody else, it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+
+class UntrustedModule(ValueError):
+    """A file names a module that nobody vouched for; the message says how to do that."""
+
+
+def module_of(env_id: str) -> str:
+    """``module`` of `module:EnvId`; empty for an id without one."""
+    return env_id.rpartition(":")[0]
+
+
+def refuse_untrusted(env_id: str, trust_modules: Collection[str], source: object, remedy: str) -> None:
+    """Raise UntrustedModule if ``source`` makes us import a module that is neither ours nor in ``trust_modules``.
+
+    A trusted package vouches for its submodules. ``remedy`` completes the message: what to add, "{}" being the module.
+    """
+    module = module_of(env_id)
+    vouched = ("actors", *trust_modules)
+    if module and not any(module == name or module.startswith(f"{name}.") for name in vouched):
+        raise UntrustedModule(
+            f"{source} asks for the environment {env_id}, whose module would be imported and run: if you trust it, "
+            f"{remedy.format(module)}."
+        )
