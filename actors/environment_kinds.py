@@ -12,16 +12,15 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ale_py
 import gymnasium
 import numpy as np
-from ale_py.vector_env import AtariVectorEnv
 from gymnasium.envs.registration import EnvSpec
 
-from actors.atari_screens import AtariScreens
+from actors.atari_lanes import AtariLanes
+from actors.environment_step import EnvironmentStep, naming, numbered
 
 # Importing the gridworlds registers them.
 from actors.gridworlds.vector_gridworld import VectorGridworld
@@ -52,84 +51,10 @@ def keyword_arguments(arguments: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
-@dataclass
-class EnvironmentStep:
-    """What one step of all lanes brought, in arrays of their own.
-
-    ``observations`` [L, *obs] of the spec's dtype; ``rewards`` float32 [L]; ``terminated``, ``truncated`` bool [L].
-    ``revisits`` bool [L]: the state that arrived had been visited before in its episode; None where the environment
-    does not say.
-    """
-
-    observations: np.ndarray
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    revisits: np.ndarray | None = None
-
-
 def atari_rom(env_id: str) -> str | None:
     """ROM name such as "montezuma_revenge" if ``env_id`` is an Atari game, else None."""
     registered = _registered(env_id)
     return registered.kwargs["game"] if registered.entry_point == "ale_py.env:AtariEnv" else None
-
-
-class _AtariLanes:
-    """Atari games in the C++ vector environment: preprocessing as in the paper, one 84 x 84 grey frame, no stack."""
-
-    first_action = 0
-
-    def __init__(
-        self, env_id: str, rom: str, num_lanes: int, config: EnvironmentConfig, num_threads: int, render: bool
-    ) -> None:
-        self._env_id = env_id
-        make = functools.partial(
-            AtariVectorEnv,
-            rom,
-            num_lanes,
-            num_threads=num_threads,
-            max_num_frames_per_episode=config.max_frames,
-            repeat_action_probability=config.sticky_actions,
-            full_action_space=config.full_action_set,
-            autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP,
-            stack_num=1,
-            frameskip=config.frame_skip,
-            maxpool=True,
-            noop_max=config.noop_max,
-            episodic_life=False,
-            reward_clipping=False,
-            use_fire_reset=False,
-        )
-        self._vector = make(img_height=84, img_width=84, grayscale=True)
-        self._screens = AtariScreens(env_id, config.full_action_set, make) if render else None
-        self.spec = EnvironmentSpec((1, 84, 84), "uint8", 255.0, int(self._vector.single_action_space.n))
-
-    @property
-    def action_names(self) -> list[str]:
-        return self._screens.action_names if self._screens else numbered(self.spec)
-
-    def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        observations, _ = self._vector.reset(seed=seeds, options={"reset_mask": lanes})
-        if self._screens:
-            self._screens.reset(seeds, lanes)
-        return observations
-
-    def step(self, actions: np.ndarray) -> EnvironmentStep:
-        with _naming(self._env_id):
-            observations, rewards, terminated, truncated, _ = self._vector.step(actions)
-        if self._screens:
-            self._screens.step(actions, rewards, terminated | truncated)
-        return EnvironmentStep(observations, rewards.astype(np.float32), terminated, truncated)
-
-    def pictures(self) -> list[np.ndarray] | None:
-        return self._screens.pictures() if self._screens else None
-
-    def close(self) -> None:
-        if self._screens:
-            self._screens.close()
-        self._vector.close()
-        # The emulators and their threads go with the last reference.
-        del self._vector.ale
 
 
 class _GymnasiumLanes:
@@ -237,7 +162,7 @@ class _GridworldLanes:
         return self._converted(observations)
 
     def step(self, actions: np.ndarray) -> EnvironmentStep:
-        with _naming(self._env_id):
+        with naming(self._env_id):
             observations, rewards, terminated, truncated, infos = self._vector.step(actions)
         return EnvironmentStep(
             self._converted(observations), rewards.astype(np.float32), terminated, truncated, infos["revisit"]
@@ -255,11 +180,6 @@ class _GridworldLanes:
         return np.ascontiguousarray(np.moveaxis(observations, -1, 1)) if self._channels_last else observations
 
 
-def numbered(spec: EnvironmentSpec) -> list[str]:
-    """Names of actions that have none."""
-    return [str(action) for action in range(spec.num_actions)]
-
-
 class _NamedLane(gymnasium.Wrapper):
     """Adds to whatever an environment raises which one of them it was."""
 
@@ -268,17 +188,17 @@ class _NamedLane(gymnasium.Wrapper):
         self._name = name
 
     def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        with _naming(self._name):
+        with naming(self._name):
             return self.env.reset(**arguments)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        with _naming(self._name):
+        with naming(self._name):
             return self.env.step(action)
 
 
 def make_lanes(
     env_id: str, num_lanes: int, config: EnvironmentConfig, num_threads: int, render: bool = False
-) -> _AtariLanes | _GridworldLanes | _GymnasiumLanes:
+) -> AtariLanes | _GridworldLanes | _GymnasiumLanes:
     """What `LaneEnvironments` steps, for whoever keeps seeds himself: `actors/training_environment.py`."""
     registered, rom = _registered(env_id), atari_rom(env_id)
     if rom is not None:
@@ -287,7 +207,7 @@ def make_lanes(
                 f"{env_id} is an Atari game, which takes no environment.arguments: its settings are the other flags "
                 "of environment, such as environment.frame-skip"
             )
-        return _AtariLanes(env_id, rom, num_lanes, config, num_threads, render)
+        return AtariLanes(env_id, rom, num_lanes, config, num_threads, render)
     vector_class = registered.vector_entry_point
     if isinstance(vector_class, type) and issubclass(vector_class, VectorGridworld):
         return _GridworldLanes(env_id, vector_class, registered, num_lanes, config, render)
@@ -331,16 +251,6 @@ def _suggestion(name: str) -> str:
     if not ids:
         return "give a registered id such as ALE/Pong-v5, or module:EnvId to import the module that registers it"
     return f"did you mean {' or '.join(ids)}?"
-
-
-@contextmanager
-def _naming(culprit: str) -> Iterator[None]:
-    """Let exceptions through with a note that ``culprit`` raised them."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"raised by {culprit}")
-        raise
 
 
 @contextmanager

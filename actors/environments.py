@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from actors.environment_kinds import EnvironmentStep, atari_rom, keyword_arguments, make_lanes
+from actors.environment_kinds import atari_rom, keyword_arguments, make_lanes
+from actors.environment_step import EnvironmentStep
 from actors.reproducible import EpisodeHistory
 from actors.supported_spaces import UnsupportedEnvironment
 from agent57.config import require

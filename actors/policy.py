@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.environment_kinds import EnvironmentStep
+from actors.environment_step import EnvironmentStep
 from actors.lanes import Lanes
 from agent57.config import AgentConfig
 from agent57.policy_family import PolicyFamily
