@@ -175,7 +175,8 @@ def load_policy(
         )
         if document["running_state"] is not None:
             policy.load_running_state(_from_json(document["running_state"]))
-    except (KeyError, TypeError, RuntimeError, SafetensorError, ValueError) as error:
+    # Also a document nested too deeply (RecursionError is a RuntimeError) and sizes that no machine has room for.
+    except (LookupError, TypeError, AttributeError, RuntimeError, MemoryError, SafetensorError, ValueError) as error:
         raise ValueError(f"{folder} cannot be loaded as a policy: {error}") from error
     return policy
 

@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 import uuid
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from cluster.errors import UserError
+from replay.plain_files import load_arrays, open_plain, read_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -52,15 +52,16 @@ def save_tree(directory: Path, name: str, tree: Any) -> None:
 def load_tree(directory: Path, name: str) -> Any:
     """The tree that `save_tree` wrote, equal bit for bit; UserError if its files are missing or not readable."""
     try:
-        document = json.loads((directory / f"{name}.json").read_text(encoding="ascii"))
+        document = read_json(directory / f"{name}.json")
         if document["format"] != FORMAT:
             raise UserError(
                 f"{directory / name}.json has format {document['format']} but this version reads format {FORMAT}: "
                 "resume with the version of the code that wrote it."
             )
-        with np.load(directory / f"{name}.npz", allow_pickle=False) as arrays:
-            return _decode(document["tree"], arrays)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        return _decode(document["tree"], load_arrays(directory / f"{name}.npz"))
+    except UserError:
+        raise
+    except Exception as error:  # the parsers fail in as many ways as a file can be damaged
         raise UserError(
             f"{directory / name}.json/.npz cannot be read ({error}): remove {directory} to resume from an older "
             "checkpoint."
@@ -241,7 +242,8 @@ def _write_manifest(directory: Path, env_frames: int) -> None:
     """Make every file durable and list its size and checksum; the manifest itself comes last."""
     files = {}
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        files[path.relative_to(directory).as_posix()] = {"bytes": path.stat().st_size, "crc32": _checksum(path)}
+        size, checksum = _measure(path)
+        files[path.relative_to(directory).as_posix()] = {"bytes": size, "crc32": checksum}
         _sync(path)
     manifest = directory / MANIFEST
     manifest.write_text(json.dumps({"format": FORMAT, "env_frames": env_frames, "files": files}, indent=1))
@@ -253,31 +255,36 @@ def _write_manifest(directory: Path, env_frames: int) -> None:
 def _find_damage(directory: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words, or None if all its files match the manifest."""
     try:
-        manifest = json.loads((directory / MANIFEST).read_text())
+        manifest = read_json(directory / MANIFEST)
+        if manifest["format"] != FORMAT:
+            return f"its format is {manifest['format']}, this version reads {FORMAT}"
         if manifest["env_frames"] != int(directory.name):
             return f"its manifest speaks of {manifest['env_frames']} frames"
         files = [(name, entry["bytes"], entry["crc32"]) for name, entry in manifest["files"].items()]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"its manifest cannot be read: {error}"
     for name, size, checksum in files:
-        path = directory / name
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            return f"its manifest names {name}, which is no file of its own"
         try:
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size} bytes instead of {size}"
-            if _checksum(path) != checksum:
-                return f"the checksum of {name} does not match"
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
+            found, actual = _measure(directory / name)
+        except (OSError, ValueError) as error:
+            return f"{name} cannot be read: {error}"
+        if found != size:
+            return f"{name} has {found} bytes instead of {size}"
+        if actual != checksum:
+            return f"the checksum of {name} does not match"
     return None
 
 
-def _checksum(path: Path) -> int:
-    """CRC-32 of a file of any size, read a piece at a time."""
-    checksum = 0
-    with open(path, "rb") as file:
+def _measure(path: Path) -> tuple[int, int]:
+    """(bytes, CRC-32) of a file of any size, read a piece at a time."""
+    size = checksum = 0
+    with open_plain(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
+            size += len(chunk)
             checksum = zlib.crc32(chunk, checksum)
-    return checksum
+    return size, checksum
 
 
 def _sync(path: Path) -> None:

@@ -27,6 +27,7 @@ from agent57.config import (
 from agent57.config_tree import config_from_dict
 from cluster.errors import UserError
 from learner.learner import LearnerConfig
+from replay.plain_files import read_json
 from replay.prioritized import ReplayConfig
 
 
@@ -157,9 +158,9 @@ def save_config(config: TrainConfig, path: Path) -> None:
 def load_config(path: Path) -> TrainConfig:
     """The config in a JSON file. Raises UserError if it is missing, damaged or of another version."""
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
         return config_from_dict(TrainConfig, values)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: is {path.parent} the folder of a run?") from None
-    except (json.JSONDecodeError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read as the config of a run: {error}") from None

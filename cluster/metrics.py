@@ -133,14 +133,15 @@ def read_metrics(run_dir: Path) -> dict[str, MetricSeries]:
 
 
 def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics file; a line torn by a killed process is passed over."""
+    """The rows of a metrics file; a line torn by a killed process, or of anything but numbers, is passed over."""
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict) and ENV_FRAMES in row and MINUTES in row:
+            numbers = isinstance(row, dict) and all(isinstance(value, int | float) for value in row.values())
+            if numbers and ENV_FRAMES in row and MINUTES in row and 0 <= row[ENV_FRAMES] < 2**63:
                 yield row
 
 

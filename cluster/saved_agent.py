@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from cluster.checkpoint import Checkpoints, load_tree
 from cluster.command_line import TRUST_REMEDY
 from cluster.config import TrainConfig, load_config
 from cluster.errors import UserError
+from replay.plain_files import read_json
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def _full(length: int, value: float) -> Any:
 def versions_of(run_dir: Path) -> dict[str, str]:
     """The packages that a run was made with; empty where the file is missing."""
     try:
-        return json.loads((run_dir / "versions.json").read_text())
+        found = read_json(run_dir / "versions.json")
     except (OSError, ValueError):
         return {}
+    return {str(name): str(version) for name, version in found.items()} if isinstance(found, dict) else {}

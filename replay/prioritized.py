@@ -8,6 +8,7 @@ process; priorities arrive ready-made, from actors with new sequences and from t
 from __future__ import annotations
 
 import json
+import os
 import threading
 import zlib
 from collections import deque
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from agent57.config import require
+from replay.plain_files import load_arrays, open_plain, read_json
 from replay.sum_tree import SumTree
 
 ITEM_OVERHEAD_BYTES = 200
@@ -300,9 +302,8 @@ class PrioritizedReplay:
         Raises ValueError, leaving the replay as it was, if a file is missing or damaged.
         """
         try:
-            state = json.loads((directory / f"{name}.json").read_text())
-            with np.load(directory / f"{name}.npz", allow_pickle=False) as arrays:
-                saved = {key: arrays[key] for key in arrays.files}
+            state = read_json(directory / f"{name}.json")
+            saved = load_arrays(directory / f"{name}.npz")
             _check_saved(saved, int(state["num_slots"]), int(state["total_added_sequences"]))
             steps = np.cumsum(saved["new_steps"][::-1])
             size = np.cumsum(saved["sizes"][::-1] + ITEM_OVERHEAD_BYTES)
@@ -345,10 +346,11 @@ def _usable(priorities: np.ndarray) -> np.ndarray:
 
 def _read_blobs(path: Path, sizes: np.ndarray, first: int) -> tuple[list[bytes], int]:
     """The blobs from number ``first`` on, and the CRC-32 of the whole file."""
-    require(path.stat().st_size == int(sizes.sum()), "the sequences do not have the size recorded for them")
     blobs: list[bytes] = []
     checksum = 0
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
+        recorded = int(sizes.sum())
+        require(os.fstat(file.fileno()).st_size == recorded, "the sequences do not have the size recorded for them")
         for number, size in enumerate(sizes.tolist()):
             blob = file.read(size)
             checksum = zlib.crc32(blob, checksum)

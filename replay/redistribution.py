@@ -8,7 +8,8 @@ Every new shard reads the files of all old ones, merged from the oldest sequence
 from __future__ import annotations
 
 import heapq
-import json
+import os
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from agent57.config import require
+from replay.plain_files import load_arrays, open_plain, read_json
 from replay.prioritized import PrioritizedReplay
 
 _BATCH = 256
@@ -24,7 +26,8 @@ _BATCH = 256
 def saved_shards(directory: Path) -> int:
     """How many shards a checkpoint holds; ValueError unless they are numbered 0, 1, ..."""
     found = sorted(int(path.stem.removeprefix("replay-")) for path in directory.glob("replay-*.json"))
-    require(found == list(range(len(found))), f"{directory} holds the replay shards {found}: some are missing")
+    complete = bool(found) and found == list(range(len(found)))
+    require(complete, f"{directory} holds the replay shards {found}: some are missing")
     return len(found)
 
 
@@ -42,7 +45,7 @@ def load_share(replay: PrioritizedReplay, directory: Path, index: int, num_shard
     try:
         merged = heapq.merge(*(_oldest_first(directory, shard) for shard in range(saved)), key=lambda item: item[0])
         mine = [item for number, item in enumerate(merged) if number % num_shards == index]
-    except (OSError, LookupError, EOFError) as error:
+    except (OSError, LookupError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"cannot load the replay of {directory}: {type(error).__name__}: {error}") from error
     for start in range(0, len(mine), _BATCH):
         _, blobs, priorities, steps = zip(*mine[start : start + _BATCH], strict=True)
@@ -52,11 +55,14 @@ def load_share(replay: PrioritizedReplay, directory: Path, index: int, num_shard
 
 def _oldest_first(directory: Path, shard: int) -> Iterator[tuple[int, bytes, float, int]]:
     """(minus its age in steps, blob, priority, new steps) of every sequence of one saved shard."""
-    state = json.loads((directory / f"replay-{shard}.json").read_text())
-    with np.load(directory / f"replay-{shard}.npz", allow_pickle=False) as arrays:
-        saved = {key: arrays[key] for key in ("sizes", "priorities", "new_steps", "born")}
+    state = read_json(directory / f"replay-{shard}.json")
+    arrays = load_arrays(directory / f"replay-{shard}.npz")
+    saved = {key: arrays[key] for key in ("sizes", "priorities", "new_steps", "born")}
     checksum = 0
-    with open(directory / f"replay-{shard}.blobs", "rb") as file:
+    with open_plain(directory / f"replay-{shard}.blobs") as file:
+        sizes = arrays["sizes"]
+        fits = bool(np.all(sizes >= 0)) and os.fstat(file.fileno()).st_size == int(sizes.sum())
+        require(fits, f"the sequences of shard {shard} do not have the size recorded for them")
         for size, priority, steps, born in zip(*(array.tolist() for array in saved.values()), strict=True):
             blob = file.read(size)
             checksum = zlib.crc32(blob, checksum)

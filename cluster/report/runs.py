@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from cluster.config import TrainConfig, load_config
 from cluster.errors import UserError
 from cluster.metrics import METRICS_FILE, MetricSeries, read_metrics
 from cluster.report.statistics import final_value
+from cluster.saved_agent import versions_of
 from cluster.tensorboard_layout import flat_fields
 
 SCORE = "evaluation/return"
@@ -131,11 +131,7 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
 def _load(folder: Path) -> Run:
     config = load_config(folder / "config.json")
     metrics = read_metrics(folder) if (folder / METRICS_FILE).is_file() else {}
-    try:
-        versions = json.loads((folder / "versions.json").read_text())
-    except (OSError, ValueError):
-        versions = {}
-    return Run(folder, config, metrics, versions)
+    return Run(folder, config, metrics, versions_of(folder))
 
 
 def group(runs: Sequence[Run]) -> tuple[list[Group], list[dict[str, Any]]]:

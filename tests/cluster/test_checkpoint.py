@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any
@@ -321,3 +322,32 @@ def test_a_run_without_a_usable_checkpoint_says_so(tmp_path: Path) -> None:
     (checkpoints.all()[0] / "learner.bin").unlink()
     with pytest.raises(UserError, match="only damaged checkpoints"):
         checkpoints.latest_or_error(lambda message: None)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("harm", ["fifo", "device", "other format", "outside", "deep", "not a dict", "no files"])
+def test_a_manifest_made_to_harm_is_damage_like_any_other(harm: str, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    write(checkpoints, 1000)
+    write(checkpoints, 2000)
+    newest = checkpoints.all()[-1]
+    path = newest / MANIFEST
+    manifest = json.loads(path.read_text())
+    if harm == "fifo":
+        os.mkfifo(newest / "pipe")
+        manifest["files"]["pipe"] = {"bytes": 0, "crc32": 0}
+    elif harm == "device":
+        (newest / "zeros").symlink_to("/dev/zero")
+        manifest["files"]["zeros"] = {"bytes": 0, "crc32": 0}
+    elif harm == "other format":
+        manifest["format"] = 99
+    elif harm == "outside":
+        manifest["files"]["../../../etc/hostname"] = {"bytes": 1, "crc32": 0}
+    elif harm == "no files":
+        del manifest["files"]
+    text = {"deep": "[" * 200_000, "not a dict": "3"}.get(harm, json.dumps(manifest))
+    path.write_text(text)
+    told: list[str] = []
+    assert checkpoints.latest(told.append) == checkpoints.all()[0]
+    assert len(told) == 1
+    assert "is damaged" in told[0]

@@ -163,5 +163,5 @@ def test_pickled_arrays_are_not_opened(tmp_path: Path) -> None:
         arrays = dict(file)
     arrays[next(iter(arrays))] = np.array([{}], dtype=object)
     np.savez(tmp_path / "r.npz", **arrays)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match="pickled objects"):
         PrioritizedReplay(CONFIG, seed=0).load(tmp_path, "r")
