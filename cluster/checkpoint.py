@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster.errors import UserError
+from cluster.errors import UserError, one_line
 from replay.plain_files import load_arrays, open_plain, read_json
 
 MANIFEST = "manifest.json"
@@ -65,6 +65,18 @@ def load_tree(directory: Path, name: str) -> Any:
         raise UserError(
             f"{directory / name}.json/.npz cannot be read ({error}): remove {directory} to resume from an older "
             "checkpoint."
+        ) from error
+
+
+@contextmanager
+def restoring(directory: Path) -> Iterator[None]:
+    """Turns whatever the contents of a checkpoint do to those who restore from them into one sentence (UserError)."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{directory} cannot be restored ({one_line(error)}): remove it to resume from an older checkpoint, or "
+            "start a new run."
         ) from error
 
 

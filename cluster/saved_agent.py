@@ -13,7 +13,7 @@ from actors.environments import UnsupportedEnvironment, environment_spec
 from actors.trusted_modules import UntrustedModule, refuse_untrusted
 from agent57.networks import Agent57Networks
 from agent57.structures import EnvironmentSpec
-from cluster.checkpoint import Checkpoints, load_tree
+from cluster.checkpoint import Checkpoints, load_tree, restoring
 from cluster.command_line import TRUST_REMEDY
 from cluster.config import TrainConfig, load_config
 from cluster.errors import UserError
@@ -53,6 +53,11 @@ def load_agent(run_dir: Path, on_damaged: Callable[[str], None], trust_modules: 
     except (UnsupportedEnvironment, UntrustedModule) as error:
         raise UserError(str(error)) from None
     checkpoint = Checkpoints(run_dir, 1).latest_or_error(on_damaged)
+    with restoring(checkpoint):
+        return _agent_of(config, spec, checkpoint)
+
+
+def _agent_of(config: TrainConfig, spec: EnvironmentSpec, checkpoint: Path) -> SavedAgent:
     networks = Agent57Networks(spec, config.family.num_policies, config.network).requires_grad_(False)
     learner, supervisor = load_tree(checkpoint, "learner"), load_tree(checkpoint, "supervisor")
     networks.load_state_dict(learner["networks"])

@@ -7,11 +7,12 @@ whichever finishes, and dispatches the next. It drives `ray_fleet.py` and `seria
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
-from cluster.checkpoint import Checkpoints, load_tree, save_tree
+from cluster.checkpoint import Checkpoints, load_tree, restoring, save_tree
 from cluster.config import TrainConfig
 from cluster.errors import TrainingStopped, one_line
 from cluster.fleet import Fleet
@@ -107,10 +108,11 @@ class Supervisor:
 
         Raises TrainingStopped when training cannot go on; the last checkpoint stays.
         """
-        if resume_from is not None:
-            self._restore(resume_from)
-        began_at = self.env_steps
-        self.fleet.start(resume_from)
+        with restoring(resume_from) if resume_from is not None else contextlib.nullcontext():
+            if resume_from is not None:
+                self._restore(resume_from)
+            began_at = self.env_steps
+            self.fleet.start(resume_from)
         self.telemetry.open(self.env_frames if resume_from is not None else None)
         for title, markdown in self._texts.items():
             self.telemetry.describe(title, markdown)

@@ -323,12 +323,25 @@ class Learner:
         self.networks.load_state_dict(state["networks"])
         self.targets.load_state_dict(state["targets"])
         for name, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            _load_moments(optimizer, state["optimizers"][name])
             _match_layouts(optimizer)
         self._scale_moments.copy_(state["scale_moments"])
         self._scale_weight = state["scale_weight"]
         self.updates = state["updates"]
         self.bad_updates = state["bad_updates"]
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Adam's moments out of ``saved``; rates and constants stay those of the config, which a resume may change.
+
+    Raises RuntimeError unless they have the shapes of the parameters: fused kernels write without looking.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, held in saved["state"].items():
+        shape = parameters[number].shape
+        if {name: value.shape for name, value in held.items()} != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
+            raise RuntimeError(f"the optimizer's moments of parameter {number} do not have its shape")
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 @dataclass

@@ -339,6 +339,35 @@ def test_state_of_other_networks_is_refused() -> None:
         make_learner(spec=SMALL_IMAGE).load_state_dict(make_learner().state_dict())
 
 
+def test_a_resume_may_change_the_learning_rate(tmp_path: Path) -> None:
+    before = make_learner(learning_rate=1e-2)
+    before.update(make_batch())
+    state = through_files(before.state_dict(), tmp_path)
+    same_rate, no_rate = make_learner(learning_rate=1e-2), make_learner(learning_rate=1e-30)
+    for learner in (same_rate, no_rate):
+        learner.load_state_dict(state)
+        learner.update(make_batch(1))
+    assert not same(same_rate.networks.q_ext.state_dict(), before.networks.q_ext.state_dict())
+    assert same(no_rate.networks.q_ext.state_dict(), before.networks.q_ext.state_dict())
+
+
+@pytest.mark.parametrize("harm", ["short", "long", "missing", "additional"])
+def test_moments_of_another_shape_are_refused(harm: str, tmp_path: Path) -> None:
+    """Adam's fused kernel would read and write beyond them."""
+    original = make_learner()
+    original.update(make_batch())
+    state = through_files(original.state_dict(), tmp_path)
+    held = next(iter(state["optimizers"]["rnd"]["state"].values()))
+    if harm == "missing":
+        del held["exp_avg_sq"]
+    elif harm == "additional":
+        held["max_exp_avg_sq"] = held["exp_avg_sq"]
+    else:
+        held["exp_avg"] = torch.zeros(1 if harm == "short" else 10**6)
+    with pytest.raises(RuntimeError, match="do not have its shape"):
+        make_learner().load_state_dict(state)
+
+
 def test_same_seed_same_learner_and_no_global_random_state() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
