@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import gymnasium
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
 from actors.atari_screens import AtariScreens
-from actors.environment_step import EnvironmentStep, naming, numbered
+from actors.door import naming
+from actors.environment_step import EnvironmentStep, numbered
 from agent57.structures import EnvironmentSpec
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class AtariLanes:
     """Atari games in the C++ vector environment: preprocessing as in the paper, one 84 x 84 grey frame, no stack."""
 
     first_action = 0
+    faults: ClassVar[dict[int, str]] = {}
 
     def __init__(
         self, env_id: str, rom: str, num_lanes: int, config: EnvironmentConfig, num_threads: int, render: bool

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import ale_py
 import gymnasium
@@ -20,10 +20,12 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from actors.atari_lanes import AtariLanes
-from actors.environment_step import EnvironmentStep, naming, numbered
+from actors.door import in_words, naming
+from actors.environment_step import EnvironmentStep, numbered
 
 # Importing the gridworlds registers them.
 from actors.gridworlds.vector_gridworld import VectorGridworld
+from actors.gymnasium_lanes import GymnasiumLanes
 from actors.supported_spaces import UnsupportedEnvironment, num_actions, observation_layout
 from agent57.config import require
 from agent57.structures import EnvironmentSpec
@@ -57,75 +59,11 @@ def atari_rom(env_id: str) -> str | None:
     return registered.kwargs["game"] if registered.entry_point == "ale_py.env:AtariEnv" else None
 
 
-class _GymnasiumLanes:
-    """Any environment but Atari and the project's gridworlds, in Gymnasium's synchronous vector environment.
-
-    A package's own vector environment is not used, since each seeds, truncates and resets in its own way. That of the
-    gridworlds (`_GridworldLanes`) does so lane by lane, as this does.
-    """
-
-    def __init__(
-        self, env_id: str, registered: EnvSpec, num_lanes: int, config: EnvironmentConfig, render: bool
-    ) -> None:
-        arguments = keyword_arguments(config.arguments)
-        self._renders = render and "rgb_array" in _render_modes(registered)
-        look = {"render_mode": "rgb_array"} if self._renders else {}
-        limit = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
-
-        def make(lane: int) -> gymnasium.Env:
-            with _refusing(env_id, arguments):
-                environment = gymnasium.make(registered, disable_env_checker=True, **limit, **look, **arguments)
-            return _NamedLane(environment, f"{env_id}, lane {lane}")
-
-        try:
-            self._vector = gymnasium.vector.SyncVectorEnv(
-                [functools.partial(make, lane) for lane in range(num_lanes)],
-                # Observations are copied below, into arrays of their own.
-                copy=False,
-                autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP,
-            )
-        except (gymnasium.error.Error, ImportError) as error:
-            raise UnsupportedEnvironment(f"{env_id} cannot be made: {error}") from error
-        space, actions = self._vector.single_observation_space, self._vector.single_action_space
-        shape, dtype, scale, self._convert = observation_layout(env_id, space)
-        self.spec = EnvironmentSpec(shape, dtype, scale, num_actions(env_id, actions))
-        self.first_action = int(actions.start)
-
-    @property
-    def action_names(self) -> list[str]:
-        return numbered(self.spec)
-
-    def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        lane_seeds: list[int | None] = [None] * len(lanes)
-        for lane, seed in zip(np.flatnonzero(lanes), seeds, strict=True):
-            lane_seeds[lane] = int(seed)
-        observations, _ = self._vector.reset(seed=lane_seeds, options={"reset_mask": lanes.copy()})
-        return self._converted(observations)
-
-    def step(self, actions: np.ndarray) -> EnvironmentStep:
-        observations, rewards, terminated, truncated, infos = self._vector.step(actions + self.first_action)
-        revisits = np.asarray(infos["revisit"], np.bool_) if "revisit" in infos else None
-        return EnvironmentStep(
-            self._converted(observations), rewards.astype(np.float32), terminated, truncated, revisits
-        )
-
-    def pictures(self) -> list[np.ndarray] | None:
-        return [np.asarray(picture) for picture in self._vector.render() or ()] if self._renders else None
-
-    def close(self) -> None:
-        self._vector.close()
-
-    def _converted(self, observations: np.ndarray) -> np.ndarray:
-        converted = np.empty((len(observations), *self.spec.observation_shape), self.spec.observation_dtype)
-        for lane, observation in enumerate(observations):
-            converted[lane] = self._convert(observation)
-        return converted
-
-
 class _GridworldLanes:
     """The project's own gridworlds, whose lanes are stepped together."""
 
     first_action = 0
+    faults: ClassVar[dict[int, str]] = {}
 
     def __init__(
         self,
@@ -180,25 +118,9 @@ class _GridworldLanes:
         return np.ascontiguousarray(np.moveaxis(observations, -1, 1)) if self._channels_last else observations
 
 
-class _NamedLane(gymnasium.Wrapper):
-    """Adds to whatever an environment raises which one of them it was."""
-
-    def __init__(self, environment: gymnasium.Env, name: str) -> None:
-        super().__init__(environment)
-        self._name = name
-
-    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        with naming(self._name):
-            return self.env.reset(**arguments)
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        with naming(self._name):
-            return self.env.step(action)
-
-
 def make_lanes(
     env_id: str, num_lanes: int, config: EnvironmentConfig, num_threads: int, render: bool = False
-) -> AtariLanes | _GridworldLanes | _GymnasiumLanes:
+) -> AtariLanes | _GridworldLanes | GymnasiumLanes:
     """What `LaneEnvironments` steps, for whoever keeps seeds himself: `actors/training_environment.py`."""
     registered, rom = _registered(env_id), atari_rom(env_id)
     if rom is not None:
@@ -211,7 +133,22 @@ def make_lanes(
     vector_class = registered.vector_entry_point
     if isinstance(vector_class, type) and issubclass(vector_class, VectorGridworld):
         return _GridworldLanes(env_id, vector_class, registered, num_lanes, config, render)
-    return _GymnasiumLanes(env_id, registered, num_lanes, config, render)
+    arguments = keyword_arguments(config.arguments)
+    renders = render and "rgb_array" in _render_modes(registered)
+    look = {"render_mode": "rgb_array"} if renders else {}
+    limit = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
+
+    def make() -> gymnasium.Env:
+        with _refusing(env_id, arguments):
+            return gymnasium.make(registered, disable_env_checker=True, **limit, **look, **arguments)
+
+    return GymnasiumLanes(env_id, num_lanes, make, renders)
+
+
+def has_step_limit(env_id: str, config: EnvironmentConfig) -> bool:
+    """Whether episodes are truncated after some number of steps, as far as that is registered or configured."""
+    limited = config.max_episode_steps is not None or _registered(env_id).max_episode_steps is not None
+    return limited or atari_rom(env_id) is not None
 
 
 def _render_modes(registered: EnvSpec) -> list[str]:
@@ -234,6 +171,8 @@ def _registered(env_id: str) -> EnvSpec:
             raise UnsupportedEnvironment(
                 f"the module of {env_id} cannot be imported ({error}); install it or put its folder on PYTHONPATH"
             ) from error
+        except BaseException as error:  # whatever a module does when it is run, sys.exit included
+            raise UnsupportedEnvironment(f"the module of {env_id} cannot be imported: {in_words(error)}") from error
     try:
         return gymnasium.spec(name)
     except gymnasium.error.Error:
@@ -255,16 +194,18 @@ def _suggestion(name: str) -> str:
 
 @contextmanager
 def _refusing(env_id: str, arguments: dict[str, Any]) -> Iterator[None]:
-    """Turn what a constructor raises about ``arguments`` into UnsupportedEnvironment; without any, let it through."""
+    """Turn whatever a constructor raises into UnsupportedEnvironment."""
     try:
         yield
-    except (TypeError, ValueError, AssertionError) as error:
-        if not arguments:
-            raise
+    except UnsupportedEnvironment:
+        raise
+    except BaseException as error:
+        if not arguments or not isinstance(error, TypeError | ValueError | AssertionError):
+            raise UnsupportedEnvironment(f"{env_id} cannot be made: {in_words(error)}") from error
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is not None and unknown[1] in arguments:
             reason = f"it knows no argument {unknown[1]!r}"
         else:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = in_words(error)
         given = " ".join(f"{name}={value}" for name, value in arguments.items())
         raise UnsupportedEnvironment(f"{env_id} cannot be made with environment.arguments {given}: {reason}") from error

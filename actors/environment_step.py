@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +18,8 @@ class EnvironmentStep:
 
     ``observations`` [L, *obs] of the spec's dtype; ``rewards`` float32 [L]; ``terminated``, ``truncated`` bool [L].
     ``revisits`` bool [L]: the state that arrived had been visited before in its episode; None where the environment
-    does not say.
+    does not say. ``abandoned`` bool [L]: the lane's episode broke off by a fault of the environment, and what arrived
+    is the first observation of a new one; None where none did.
     """
 
     observations: np.ndarray
@@ -28,18 +27,9 @@ class EnvironmentStep:
     terminated: np.ndarray
     truncated: np.ndarray
     revisits: np.ndarray | None = None
+    abandoned: np.ndarray | None = None
 
 
 def numbered(spec: EnvironmentSpec) -> list[str]:
     """Names of actions that have none."""
     return [str(action) for action in range(spec.num_actions)]
-
-
-@contextmanager
-def naming(culprit: str) -> Iterator[None]:
-    """Let exceptions through with a note that ``culprit`` raised them."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"raised by {culprit}")
-        raise

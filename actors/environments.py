@@ -11,11 +11,13 @@ reset, not a transition, and must not be learned from.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from actors.door import Patience, bad_values, sentence
 from actors.environment_kinds import atari_rom, keyword_arguments, make_lanes
 from actors.environment_step import EnvironmentStep
 from actors.reproducible import EpisodeHistory
@@ -84,9 +86,12 @@ class LaneEnvironments:
     of their own (`ALE/Pong-v5`: sticky actions of 0.25); ``config`` overrides them all. Seeds are given once, at the
     first reset; with ``reproducible`` every episode gets its own (an Atari reset then takes 80 ms instead of 4), and
     `state_dict` works. ``num_threads`` are the emulator's; the project's gridworlds are stepped together in numpy,
-    other environments one after the other. ``render`` lets `pictures` show what happens. An exception out of an
-    environment passes through with a note that names the environment and, where lanes are stepped one after the other,
-    the lane.
+    other environments one after the other. ``render`` lets `pictures` show what happens.
+
+    **Faults.** What is not finite, or not of the spec's shape and type, gets no further than here: the lane's episode
+    breaks off, another begins at once (``abandoned`` of the step), and `take_faults` tells. Where that happens again
+    and again EnvironmentFault is raised; an exception out of an environment becomes EnvironmentRaised. Both name the
+    environment and, where lanes are stepped one after the other, lane and step.
     """
 
     def __init__(
@@ -103,6 +108,8 @@ class LaneEnvironments:
         self._lanes = make_lanes(env_id, num_lanes, config, num_threads, render)
         self.spec = self._lanes.spec
         self._history = EpisodeHistory(seed, num_lanes)
+        self._patience = Patience(num_lanes)
+        self._faults: list[str] = []
         self._observations = np.zeros((num_lanes, *self.spec.observation_shape), self.spec.observation_dtype)
         self._ended = np.zeros(num_lanes, np.bool_)
 
@@ -110,6 +117,8 @@ class LaneEnvironments:
         """First observations [L, *obs] of new episodes in all lanes; called again, it abandons the current ones."""
         everywhere = np.ones(self.num_lanes, np.bool_)
         self._observations = self._lanes.reset(self._history.begin(everywhere), everywhere)
+        self._patience.restart()
+        self._begin_anew(self._observations, self._lanes.faults | bad_values(self._observations))
         self._ended = ~everywhere
         return self._observations
 
@@ -119,15 +128,44 @@ class LaneEnvironments:
         if not ((actions >= 0) & (actions < self.spec.num_actions)).all():
             raise ValueError(f"{self.env_id} has actions 0 to {self.spec.num_actions - 1}, got {actions}")
         result = self._lanes.step(actions)
+        faults = self._lanes.faults
         if self.reproducible:
             begins = self._ended
             self._history.record(actions)
             if begins.any():
                 seeds = self._history.begin(begins)
                 result.observations[begins] = self._lanes.reset(seeds, begins)[begins]
+                # Of these lanes only this reset counts.
+                faults = {lane: what for lane, what in faults.items() if not begins[lane]} | self._lanes.faults
+        faults = bad_values(result.observations, result.rewards) | faults
+        if faults:
+            result.abandoned = broken = _mask(faults, self.num_lanes)
+            result.rewards[broken] = 0
+            result.terminated[broken] = result.truncated[broken] = False
+            if result.revisits is not None:
+                result.revisits[broken] = False
         self._observations = result.observations
         self._ended = result.terminated | result.truncated
+        self._patience.step(self._ended)
+        self._begin_anew(result.observations, faults)
         return result
+
+    def _begin_anew(self, observations: np.ndarray, faults: dict[int, str]) -> None:
+        """Begin episodes where there are ``faults``, until each has a first observation that can be used."""
+        while faults:
+            for lane, what in faults.items():
+                told = sentence(self.env_id, lane, self._patience.steps_played(lane), what)
+                self._faults.append(told)
+                self._patience.fault(lane, told)
+            lanes = _mask(faults, self.num_lanes)
+            fresh = self._lanes.reset(self._history.begin(lanes), lanes)
+            observations[lanes] = fresh[lanes]
+            faults = {lane: what for lane, what in bad_values(observations).items() if lanes[lane]} | self._lanes.faults
+
+    def take_faults(self) -> list[str]:
+        """What was refused since this was last asked, a sentence for each episode that it cost."""
+        taken, self._faults = self._faults, []
+        return taken
 
     def pictures(self) -> list[np.ndarray]:
         """What the last observations look like, uint8 RGB [H, W, 3] per lane; a lane that cannot be drawn has H = 0.
@@ -182,3 +220,10 @@ class LaneEnvironments:
 
     def _checksums(self) -> np.ndarray:
         return np.array([zlib.crc32(observation.tobytes()) for observation in self._observations], np.int64)
+
+
+def _mask(lanes: Iterable[int], num_lanes: int) -> np.ndarray:
+    """bool [L], True for ``lanes``."""
+    mask = np.zeros(num_lanes, np.bool_)
+    mask[list(lanes)] = True
+    return mask

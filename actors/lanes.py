@@ -63,7 +63,8 @@ class Lanes:
     """All state of L lanes; `step` advances every lane by one observation.
 
     Environments reset on the step after an episode's end: that step's action is ignored, and what arrives is
-    the next episode's first observation, which is no transition. Not thread-safe.
+    the next episode's first observation, which is no transition. An episode that broke off by a fault of its
+    environment has no end: the next one just starts. Not thread-safe.
     """
 
     def __init__(
@@ -116,6 +117,8 @@ class Lanes:
         self._ends = np.zeros(lanes, np.bool_)
         self._terminated = np.zeros(lanes, np.bool_)
         self._revisits: np.ndarray | None = None
+        # Lanes whose episode broke off by a fault: the next one plays the same policy, so that none is passed over.
+        self._again = np.zeros(lanes, np.bool_)
         # [net, h/c, L, H]
         self._recurrent = torch.zeros(2, 2, lanes, self.agent.network.lstm_size, device=self.device)
 
@@ -160,6 +163,9 @@ class Lanes:
         self._previous_actions = actions
         self._extrinsic_rewards = arrived.rewards
         self._starts = taken.ends
+        if arrived.abandoned is not None:
+            self._again = arrived.abandoned & ~taken.ends
+            self._starts = taken.ends | arrived.abandoned
         self._ends = arrived.terminated | arrived.truncated
         self._terminated = arrived.terminated
         self._revisits = arrived.revisits
@@ -167,8 +173,9 @@ class Lanes:
 
     def _begin_episodes(self, choose_policy: Callable[[int], int]) -> None:
         starts = self._starts
-        for lane in np.flatnonzero(starts):
+        for lane in np.flatnonzero(starts & ~self._again):
             self.policy_index[lane] = choose_policy(int(lane))
+        self._again[:] = False
         self._previous_actions = np.where(starts, NO_ACTION, self._previous_actions)
         self._extrinsic_rewards = np.where(starts, np.float32(0), self._extrinsic_rewards)
         self._recurrent = self._recurrent * torch.from_numpy(~starts).to(self.device).view(1, 1, -1, 1)
@@ -253,6 +260,7 @@ class Lanes:
             "ends": self._ends,
             "terminated": self._terminated,
             "revisits": self._revisits,
+            "again": self._again.copy(),
             "recurrent": self._recurrent,
             "rng": self._rng.bit_generator.state,
         }
@@ -271,5 +279,6 @@ class Lanes:
         self._extrinsic_rewards = state["extrinsic_rewards"]
         self._starts, self._ends, self._terminated = state["starts"], state["ends"], state["terminated"]
         self._revisits = state["revisits"]
+        self._again = state["again"].copy()
         self._recurrent = state["recurrent"].to(self.device)
         self._rng.bit_generator.state = state["rng"]

@@ -103,7 +103,7 @@ class Rollout:
 
     ``env_steps`` counts transitions (resets are none). ``metrics`` are means over the request.
     ``arms_left`` [L]: how many prefetched policies each lane still holds. ``intrinsic_rewards`` float32 [n]: r^i of
-    what arrived with the last step.
+    what arrived with the last step. ``faults``: see `LaneEnvironments.take_faults`.
     """
 
     sequences: list[Sequence]
@@ -115,6 +115,7 @@ class Rollout:
     arms_left: list[int]
     weights_version: int
     intrinsic_rewards: np.ndarray
+    faults: list[str]
 
 
 class RolloutWorker:
@@ -198,6 +199,7 @@ class RolloutWorker:
             arms_left=[len(queue) for queue in self._arms],
             weights_version=self.lanes.weights_version,
             intrinsic_rewards=step.intrinsic_rewards[~step.starts],
+            faults=self.lanes.environments.take_faults(),
         )
 
     def _next_arm(self, lane: int) -> int:

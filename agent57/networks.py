@@ -165,13 +165,14 @@ class ObservationNormalizer(nn.Module):
 
     @torch.no_grad()
     def absorb(self, n: int | Tensor, mean: Tensor, variance: Tensor) -> None:
-        """Update with n > 0 observations of this mean and variance [*obs]."""
+        """Update with n > 0 observations of this mean and variance [*obs]; elements that overflow stay as they are."""
         weight = n / (self.count + n)
         shift = mean - self.mean
         # While nothing was measured, the placeholder's weight 1 - n/n is 0.
         new_variance = (1 - weight) * self.std.square() + weight * variance + weight * (1 - weight) * shift.square()
-        self.std.copy_(new_variance.sqrt())
-        self.mean.add_(weight * shift)
+        fine = new_variance.isfinite()
+        self.std.copy_(torch.where(fine, new_variance.sqrt(), self.std))
+        self.mean.add_(torch.where(fine, weight * shift, 0))
         self.count.add_(n)
 
     def forward(self, observations: Tensor, arrange: Callable[[Tensor], Tensor] = _unchanged) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,11 @@ class RunningMoments:
         return np.sqrt(self.variance)
 
     def update(self, samples: np.ndarray) -> None:
-        """Add ``samples`` [n, *shape]; n = 0 changes nothing."""
+        """Add ``samples`` [n, *shape], but for those that hold a NaN or an infinity; n = 0 changes nothing."""
         samples = np.asarray(samples, np.float64)
+        # A sum is finite where all its terms are; the terms are looked at only if it is not.
+        if not math.isfinite(samples.sum()):
+            samples = samples[np.isfinite(samples.reshape(len(samples), -1)).all(1)]
         n = len(samples)
         if n == 0:
             return

@@ -84,6 +84,8 @@ class RolloutReply:
     resident_bytes: int
     replay_shard: int = 0
     peer_lost: str | None = None
+    faults: list[str] = field(default_factory=list)
+    """What environments did wrong, a sentence for each episode that it cost."""
 
 
 @dataclass
@@ -129,6 +131,8 @@ class EvaluationReply:
     resident_bytes: int
     clip: np.ndarray | None = None
     """At the end of a round: images of its first episode, uint8 [n, channels, height, width]."""
+    faults: list[str] = field(default_factory=list)
+    """As in `RolloutReply`."""
 
 
 ProcessId = tuple[str, int]

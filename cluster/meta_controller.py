@@ -7,6 +7,7 @@ episodes that were really played come back as pulls.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,7 @@ class MetaController:
             )
             for child in seeds
         ]
+        self.refused_returns = 0
         # Most episodes that one lane finished within one request: what a lane must hold to never run out.
         self._demand = np.ones(num_lanes, np.int64)
 
@@ -56,7 +58,11 @@ class MetaController:
     def record(self, episodes: list[Episode]) -> None:
         """Count the pulls of the episodes that one request finished."""
         for episode in episodes:
-            self._bandit(episode.lane).update(episode.policy_index, episode.extrinsic_return)
+            # One bad number costs its pull, not the run.
+            if math.isfinite(episode.extrinsic_return):
+                self._bandit(episode.lane).update(episode.policy_index, episode.extrinsic_return)
+            else:
+                self.refused_returns += 1
         if episodes:
             finished = np.bincount([episode.lane for episode in episodes], minlength=self.num_lanes)
             self._demand = np.maximum(self._demand, finished)

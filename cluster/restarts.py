@@ -25,8 +25,8 @@ class Restarts:
     def __contains__(self, process: ProcessId) -> bool:
         return process in self._due
 
-    def plan(self, process: ProcessId, cause: str, now: float) -> float:
-        """Note a failure; returns the seconds until the restart.
+    def plan(self, process: ProcessId, cause: str, now: float, limit: int | None = None) -> float:
+        """Note a failure; returns the seconds until the restart. ``limit`` may allow fewer restarts than usual.
 
         Raises TrainingStopped, naming the first cause, if the process has failed too often.
         """
@@ -34,7 +34,8 @@ class Restarts:
         failures.append((now, cause))
         while failures and failures[0][0] < now - self._window_seconds:
             failures.popleft()
-        if len(failures) > self._max_restarts:
+        allowed = self._max_restarts if limit is None else min(limit, self._max_restarts)
+        if len(failures) > allowed:
             raise TrainingStopped(
                 f"{process[0]} {process[1]} failed {len(failures)} times within {self._window_seconds / 60:g} minutes. "
                 f"The first failure: {failures[0][1]}"

@@ -6,11 +6,13 @@ which they were submitted, and all of them within one `wait`; so nothing is half
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from actors.door import EnvironmentFault
 from cluster.checkpoint import load_tree, save_tree
 from cluster.config import TrainConfig
 from cluster.freed_memory import keep_freed_memory
@@ -33,9 +35,11 @@ class SerialFleet:
         self.num_workers = 1
         self._replay_memory = PrioritizedReplay(config.replay, config.seed)
         self.replay, self.weights = LocalReplay(self._replay_memory), LocalWeights()
+        self._config = config
         self._worker = RolloutService(config, 0, 1, reproducible=True)
         self._learner = LearnerService(config, serial=True)
         self._evaluator = EvaluatorService(config, reproducible=True)
+        self._broken: set[ProcessId] = set()
         self._submitted: list[tuple[ProcessId, Callable[[], object]]] = []
 
     def start(self, checkpoint: Path | None) -> None:
@@ -79,14 +83,19 @@ class SerialFleet:
     def wait(self, timeout: float) -> list[Reply]:
         """Run what was submitted. Errors are not caught: whoever debugs wants the traceback where it happened.
 
-        Only diverged training is a reply like any other, since it is no defect of the code.
+        Only diverged training and faults of environments are replies like any other, being no defects of the code.
         """
         submitted, self._submitted = self._submitted, []
+        if not submitted:
+            # Only while something waits for its restart.
+            time.sleep(min(timeout, 0.05))
         replies = []
         for process, call in submitted:
             try:
                 replies.append(Reply(process, call()))
-            except TrainingDiverged as error:
+            except (TrainingDiverged, EnvironmentFault) as error:
+                if isinstance(error, EnvironmentFault):
+                    self._broken.add(process)
                 replies.append(Reply(process, error=error))
         return replies
 
@@ -94,13 +103,29 @@ class SerialFleet:
         """Replay shards and weight servers that do not answer: none can die here."""
         return []
 
-    def restart(self, process: ProcessId, checkpoint: Path | None, running_state: object) -> None:
-        raise RuntimeError(f"{process[0]} {process[1]} cannot be restarted in the serial mode")
+    def restart(self, process: ProcessId, checkpoint: Path | None, running_state: dict | None) -> None:
+        """Make the worker or the evaluator anew, to go on from ``running_state``, after a fault of an environment."""
+        if process[0] == "worker":
+            self._worker = RolloutService(self._config, 0, 1, reproducible=True)
+            if running_state is not None:
+                self.restore_running_state(0, running_state)
+        elif process[0] == "evaluator":
+            self._evaluator = EvaluatorService(self._config, reproducible=True)
+            if running_state is not None:
+                self.restore_evaluator(running_state)
+        else:
+            raise RuntimeError(f"{process[0]} {process[1]} cannot be restarted in the serial mode")
+        self._broken.discard(process)
 
     def save(self, directory: Path) -> None:
-        """Write learner, replay, worker and evaluator into ``directory``."""
+        """Write learner, replay, worker and evaluator into ``directory``; none of the last two while one is broken.
+
+        A run that is resumed without them begins new episodes.
+        """
         self._learner.save(directory)
         self._replay_memory.save(directory, "replay-0")
+        if self._broken:
+            return
         state = {
             "worker": self._worker.worker.state_dict(),
             "evaluator": self._evaluator.evaluator.state_dict(),

@@ -121,6 +121,7 @@ class RolloutService:
             resident_bytes=resident_bytes(),
             replay_shard=shard,
             peer_lost=request.replay.complaint or None,
+            faults=rollout.faults,
         )
 
 
@@ -266,6 +267,7 @@ class EvaluatorService:
             bandit=evaluator.bandit.state_dict(),
             resident_bytes=resident_bytes(),
             clip=None if evaluator.playing else evaluator.clip,
+            faults=evaluator.lanes.environments.take_faults(),
         )
 
 

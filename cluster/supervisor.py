@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from actors.door import EnvironmentFault, EnvironmentRaised
 from cluster.checkpoint import Checkpoints, load_tree, restoring, save_tree
 from cluster.config import TrainConfig
 from cluster.errors import TrainingStopped, one_line
+from cluster.failures import keep_failure
 from cluster.fleet import Fleet
 from cluster.messages import (
     ESSENTIAL,
@@ -41,6 +43,8 @@ RETRY_SECONDS = 60.0
 """Until the next attempt, after a checkpoint could not be written."""
 LAST_WAIT_SECONDS = 15.0
 """For a process that is being replaced when the run is to stop; well within the usual grace of 30 s."""
+MAX_FAULTY_LIVES = 2
+"""Restarts of a process whose environments hand out nothing that can be used."""
 NODES_SECONDS = 5.0
 """Between two looks at which nodes are about to leave."""
 WAITING_SECONDS = 60.0
@@ -55,6 +59,7 @@ class Supervisor:
     ) -> None:
         self.config, self.topology, self.fleet = config, topology, fleet
         self.frames_per_step = frames_per_step
+        self._run_dir = run_dir
         self.checkpoints = Checkpoints(run_dir, config.checkpoint.keep)
         self.meta_controller = MetaController(
             config.bandit, config.family.num_policies, topology.total_lanes, config.seed
@@ -73,7 +78,7 @@ class Supervisor:
         self._busy: set[ProcessId] = set()
         self._evaluating = False
         self._restarts = Restarts(config.cluster.max_restarts, 60 * config.cluster.restart_window_minutes)
-        self._log_failed = False
+        self._giving_up = self._log_failed = False
         self._leaving: set[ProcessId] = set()
         self._nodes_checked = 0.0
         self._waiting = self._waiting_told = 0
@@ -220,7 +225,16 @@ class Supervisor:
         self._busy.discard(reply.process)
         if reply.error is not None:
             self._failed(reply.process, reply.error)
-        elif isinstance(reply.value, RolloutReply):
+            return
+        try:
+            self._take(reply)
+        except TrainingStopped:
+            raise
+        except Exception as error:  # whatever the reply held, it is its process that failed
+            self._failed(reply.process, error)
+
+    def _take(self, reply: Reply) -> None:
+        if isinstance(reply.value, RolloutReply):
             self._rolled_out(reply.process[1], reply.value)
         elif isinstance(reply.value, UpdateReply):
             self._updated(reply.value)
@@ -295,9 +309,20 @@ class Supervisor:
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, TrainingDiverged):
             raise TrainingStopped(str(cause))
-        if process in self._restarts:
+        keep_failure(self._run_dir, process, error)
+        if process in self._restarts or self._giving_up:
             return
-        wait = self._restarts.plan(process, one_line(error), time.monotonic())
+        # A fault that is not overcome by new episodes will hardly be by many new processes.
+        stubborn = isinstance(cause, EnvironmentFault) and not isinstance(cause, EnvironmentRaised)
+        limit = MAX_FAULTY_LIVES if stubborn else None
+        try:
+            wait = self._restarts.plan(process, one_line(error), time.monotonic(), limit)
+        except TrainingStopped:
+            # What was learned is whole, whatever befell those that act.
+            if process[0] in ("worker", "evaluator") and self.fleet.can_save:
+                self._giving_up = True
+                self.save_checkpoint()
+            raise
         text = f"{process[0]} {process[1]} failed ({one_line(error)}); restarting it in {wait:g} s"
         self.telemetry.note(text, self.env_frames)
 

@@ -6,6 +6,7 @@ loop. The x-axis is always environment frames of the whole run. docs/metrics.md 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict, deque
 from pathlib import Path
@@ -115,6 +116,7 @@ class Telemetry:
             self._means.add(name, value, reply.env_steps)
         self._means.add("actor/policy_lag_updates", lag, reply.env_steps)
         self._counters["lost_sequences"] += reply.lost_sequences
+        self._count_faults(reply.faults)
         self._resident[f"worker_{worker}"] = reply.resident_bytes
         self._intrinsic_rewards.append(reply.intrinsic_rewards)
         if reply.replay_stats is not None:
@@ -123,7 +125,16 @@ class Telemetry:
         for episode in reply.episodes:
             self._count_episode(episode)
 
+    def _count_faults(self, faults: list[str]) -> None:
+        """Count what environments did wrong, and tell of the first."""
+        if faults and not self._counters["environment_faults"]:
+            text = f"{faults[0]}: that episode is left out, and so are others like it (health/environment_faults)"
+            self.warn(text, self._env_steps * self._frames_per_step)
+        self._counters["environment_faults"] += len(faults)
+
     def _count_episode(self, episode: Episode) -> None:
+        if not math.isfinite(episode.extrinsic_return):
+            return
         self._counters["episodes"] += 1
         self._returns.append(episode.extrinsic_return)
         self._arms.append(episode.policy_index)
@@ -153,6 +164,7 @@ class Telemetry:
         """At the end of a round: the score is the mean return of the episodes that the greedy arm played."""
         self._resident["evaluator"] = reply.resident_bytes
         self._round += reply.episodes
+        self._count_faults(reply.faults)
         if not reply.round_over:
             return
         finished, self._round = self._round, []
@@ -206,6 +218,8 @@ class Telemetry:
             "replay/ratio": supervisor.limiter.ratio,
             "health/restarts": float(supervisor.restarts),
             "health/lost_sequences": float(self._counters["lost_sequences"]),
+            "health/environment_faults": float(self._counters["environment_faults"]),
+            "health/refused_returns": float(meta.refused_returns),
             "health/episodes": float(self._counters["episodes"]),
             "bandit/favourite_arm": float(meta.favourite_arm()),
         }

@@ -98,6 +98,7 @@ class PrioritizedReplay:
         self.total_added_steps = 0
         self.total_added_sequences = 0
         self.total_evicted_sequences = 0
+        self.total_refused_sequences = 0
 
     def __len__(self) -> int:
         return len(self._order)
@@ -105,14 +106,13 @@ class PrioritizedReplay:
     def add(self, blobs: list[bytes], priorities: np.ndarray, new_steps: np.ndarray) -> None:
         """Insert sequences; ``new_steps`` int64 [n] are the environment steps that no earlier one held.
 
-        Blobs are copied unless they are bytes already. Raises ValueError, inserting nothing, for priorities that
-        are not finite or are negative, and for a sequence larger than the whole replay.
+        Blobs are copied unless they are bytes already. Sequences whose priority is not finite or is negative are
+        refused and counted, so that a bad one costs no other. Raises ValueError, inserting nothing, for a sequence
+        larger than the whole replay.
         """
         priorities, new_steps = np.asarray(priorities, np.float64), np.asarray(new_steps, np.int64)
         if not len(blobs) == len(priorities) == len(new_steps):
             raise ValueError("blobs, priorities and new_steps must have one entry per sequence")
-        if not np.all(_usable(priorities)):
-            raise ValueError("priorities must be finite and not negative")
         if np.any((new_steps < 0) | (new_steps > self.config.capacity_steps)):
             raise ValueError(f"new_steps must lie between 0 and replay.capacity-steps {self.config.capacity_steps}")
         limit = self.config.max_gb * 1e9
@@ -120,8 +120,11 @@ class PrioritizedReplay:
         if largest + ITEM_OVERHEAD_BYTES > limit:
             raise ValueError(f"a sequence of {largest} bytes does not fit into replay.max-gb {self.config.max_gb}")
         with self._lock:
-            for blob, priority, steps in zip(blobs, priorities, new_steps, strict=True):
-                self._insert(bytes(blob), float(priority), int(steps))
+            for blob, priority, steps, usable in zip(blobs, priorities, new_steps, _usable(priorities), strict=True):
+                if usable:
+                    self._insert(bytes(blob), float(priority), int(steps))
+                else:
+                    self.total_refused_sequences += 1
 
     def _insert(self, blob: bytes, priority: float, new_steps: int) -> None:
         size = len(blob) + ITEM_OVERHEAD_BYTES
@@ -234,6 +237,7 @@ class PrioritizedReplay:
                 "priority_mean": float(held.mean()) if len(held) else 0.0,
                 "priority_max": float(held.max()) if len(held) else 0.0,
                 "evicted": float(self.total_evicted_sequences),
+                "refused": float(self.total_refused_sequences),
             }
 
     def check_valid(self) -> None:
