@@ -15,7 +15,7 @@ import numpy as np
 
 LIMIT = 1e15
 """Largest observation and reward: the square of anything larger is soon too much for float32."""
-FORGIVEN_AFTER = 100
+FORGIVEN_AFTER = 25
 """Good steps of a lane that make up for one of its faults."""
 LANE_FAULTS = 10
 """Faults of one lane, none of them made up for, after which it is given up."""
@@ -92,9 +92,9 @@ def flag_of(value: Any, name: str) -> bool:
     """``value`` as a bool; raises Refused unless it is True, False, 1 or 0."""
     if value is True or value is False:
         return value
-    if isinstance(value, np.generic | np.ndarray | int | float) and getattr(value, "shape", ()) == ():
-        if value == 0 or value == 1:
-            return bool(value)
+    single = isinstance(value, np.generic | np.ndarray | int | float) and getattr(value, "shape", ()) == ()
+    if single and (value == 0 or value == 1):
+        return bool(value)
     raise Refused(f"{name} is {_short(value)}, neither True nor False")
 
 
@@ -153,7 +153,7 @@ class Patience:
         self._began = np.zeros(num_lanes, np.int64)
         self._ends = np.zeros(num_lanes, np.int64)
         self._faults = np.zeros(num_lanes, np.int64)
-        self._debts = np.zeros(num_lanes, np.int64)
+        self._debts = np.zeros(num_lanes)
         self._first = [""] * num_lanes
 
     def step(self, ended: np.ndarray) -> None:
@@ -175,13 +175,13 @@ class Patience:
     def fault(self, lane: int, what: str) -> None:
         """The lane's episode ends by a fault; raises EnvironmentFault where it is one too many."""
         good_steps = self._time - int(self._faults[lane])
-        debt = 0 if self._ends[lane] > self._faults[lane] else self._debts[lane] - good_steps // FORGIVEN_AFTER
+        debt = 0 if self._ends[lane] > self._faults[lane] else self._debts[lane] - good_steps / FORGIVEN_AFTER
         if debt <= 0:
             self._first[lane] = what
         self._debts[lane] = debt = max(0, debt) + 1
         self._in_a_row = 1 if self._ends.max() > self._newest_fault else self._in_a_row + 1
         self._faults[lane] = self._began[lane] = self._newest_fault = self._time
         if debt >= LANE_FAULTS:
-            raise EnvironmentFault(f"{self._first[lane]} ({debt} faults of this lane, and no episode ended well)")
+            raise EnvironmentFault(f"{self._first[lane]}, and so again and again, and no episode ended well")
         if self._in_a_row >= FAULTS_IN_A_ROW:
-            raise EnvironmentFault(f"{what} ({self._in_a_row} faults in a row, and no episode ended well)")
+            raise EnvironmentFault(f"{what}, the {self._in_a_row}th such fault, and no episode ended well")

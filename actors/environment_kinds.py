@@ -6,7 +6,6 @@ Each steps L lanes with next-step autoreset (see `environments.py`, which puts t
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
 import json
 import re

@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from actors.environment_kinds import has_step_limit
 from actors.environments import EnvironmentConfig, LaneEnvironments
 from actors.episode_clip import EpisodeClip
 from actors.lanes import Lanes, LaneStep
 from actors.rollout import Episode, EpisodeTally
 from agent57.bandit import SlidingWindowUCB
 from agent57.config import AgentConfig, require
+
+EVALUATION_STEPS = 27_000
+"""Longest episode where no limit is known, that rounds may end: as many steps as the Atari games' 108 000 frames."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Evaluator:
         self._policy_index = evaluation.policy_index
         self._arms = np.zeros(self.num_lanes, np.int64)
         self._episodes = EpisodeTally(self.num_lanes)
+        self._max_steps = None if has_step_limit(env_id, environment) else EVALUATION_STEPS
         self._playing = np.zeros(self.num_lanes, np.bool_)
         self._clip = EpisodeClip()
 
@@ -129,8 +134,11 @@ class Evaluator:
             if watch is not None:
                 watch(step, pictures)
             if self._playing[0]:
+                if step.starts[0]:
+                    # Of an episode that broke off nothing is kept.
+                    self._clip.restart()
                 self._clip.add(step.observations[0])
-            for episode in self._episodes.add(step, 0, self.lanes.epsilons):
+            for episode in self._episodes.add(step, 0, self.lanes.epsilons, self._max_steps):
                 # A lane that is done plays on until the others are; those episodes do not count.
                 if self._playing[episode.lane]:
                     self._playing[episode.lane] = False

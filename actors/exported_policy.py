@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from actors.door import Refused
 from actors.environment_kinds import atari_rom, keyword_arguments, make_lanes
 from actors.environments import EnvironmentConfig
 from actors.policy import Policy
@@ -80,7 +81,11 @@ class ExportedPolicy(Policy):
                 made = gymnasium.make(self.env_id, **keyword_arguments(self.environment.arguments))
                 self._convert = observation_layout(self.env_id, made.observation_space)[3]
                 made.close()
-            observation = self._convert(observation)
+            try:
+                observation = self._convert(observation)
+            except Refused as refused:
+                remedy = "make the environment with policy.make_env()"
+                raise ValueError(f"the {refused} as of {self.env_id}: {remedy}") from refused
         elif np.shape(observation) in (shape[1:], (*shape[1:], 1)):
             observation = np.asarray(observation).reshape(shape)
         if np.shape(observation) != shape:

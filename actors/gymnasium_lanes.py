@@ -79,9 +79,7 @@ class GymnasiumLanes:
             revisit = revisit_of(info)
             if revisit is not None:
                 tells, revisits[lane] = True, revisit
-        return EnvironmentStep(
-            self._observations.copy(), rewards, terminated, truncated, revisits if tells else None
-        )
+        return EnvironmentStep(self._observations.copy(), rewards, terminated, truncated, revisits if tells else None)
 
     def pictures(self) -> list[np.ndarray] | None:
         if not self._renders:

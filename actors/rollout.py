@@ -47,7 +47,8 @@ class ActorConfig:
 class Episode:
     """One episode as it was really played; ``lane`` counts over the whole run.
 
-    ``new_states``: how many different states it visited, if the environment tells revisits apart.
+    ``new_states``: how many different states it visited, if the environment tells revisits apart. ``cut``: it had not
+    ended, but was long enough for an evaluation.
     """
 
     lane: int
@@ -57,6 +58,7 @@ class Episode:
     intrinsic_return: float
     length: int
     new_states: int | None = None
+    cut: bool = False
 
 
 class EpisodeTally:
@@ -67,8 +69,11 @@ class EpisodeTally:
         self.lengths = np.zeros(num_lanes, np.int64)
         self.new_states = np.zeros(num_lanes, np.int64)
 
-    def add(self, step: LaneStep, first_lane: int, epsilons: np.ndarray) -> list[Episode]:
-        """Count step t (returns are undiscounted, of what arrived); hands out the episodes that it ended."""
+    def add(self, step: LaneStep, first_lane: int, epsilons: np.ndarray, max_steps: int | None = None) -> list[Episode]:
+        """Count step t (returns are undiscounted, of what arrived); hands out the episodes that it ended.
+
+        One that reaches ``max_steps`` is handed out too, although its environment plays on.
+        """
         self.returns[step.starts], self.lengths[step.starts], self.new_states[step.starts] = 0, 0, 1
         moved = ~step.starts
         self.returns[moved, 0] += step.extrinsic_rewards[moved]
@@ -76,6 +81,7 @@ class EpisodeTally:
         self.lengths[moved] += 1
         if step.revisits is not None:
             self.new_states += moved & ~step.revisits
+        cut = self.lengths == max_steps if max_steps is not None else np.zeros_like(step.ends)
         return [
             Episode(
                 lane=first_lane + int(lane),
@@ -85,8 +91,9 @@ class EpisodeTally:
                 intrinsic_return=float(self.returns[lane, 1]),
                 length=int(self.lengths[lane]),
                 new_states=None if step.revisits is None else int(self.new_states[lane]),
+                cut=bool(cut[lane] and not step.ends[lane]),
             )
-            for lane in np.flatnonzero(step.ends)
+            for lane in np.flatnonzero(step.ends | cut)
         ]
 
     def state_dict(self) -> dict[str, Any]:

@@ -28,8 +28,8 @@ def num_actions(env_id: str, space: spaces.Space[Any]) -> int:
     if isinstance(space, spaces.Discrete):
         if space.n > MAX_ACTIONS:
             raise UnsupportedEnvironment(
-                f"{env_id} has {space.n:,} actions but Agent57 takes at most {MAX_ACTIONS:,}: group them, or choose one "
-                f"in several steps; {_wrap_in('TransformAction')}"
+                f"{env_id} has {space.n:,} actions but Agent57 takes at most {MAX_ACTIONS:,}: group them, or choose in "
+                f"several steps; {_wrap_in('TransformAction')}"
             )
         return int(space.n)
     wrapper = "DiscretizeAction" if isinstance(space, spaces.Box) else "TransformAction"

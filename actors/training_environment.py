@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from actors.door import bad_values, refuse_faults
 from actors.environment_kinds import make_lanes
 from actors.environments import EnvironmentConfig
 
@@ -18,7 +19,8 @@ from actors.environments import EnvironmentConfig
 class TrainingEnvironment(gymnasium.Env):
     """One lane of ``env_id``: observations in the layout of the networks, actions as the environment numbers them.
 
-    ``render_mode`` "rgb_array" lets `render` return what is seen, in colours (None: not drawn).
+    What is not finite, or not as the spaces say, raises EnvironmentFault (`door.py`). ``render_mode`` "rgb_array" lets
+    `render` return what is seen, in colours (None: not drawn).
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium's name and type)
@@ -27,6 +29,7 @@ class TrainingEnvironment(gymnasium.Env):
         if render_mode not in (None, "rgb_array"):
             raise ValueError("render_mode must be rgb_array or None")
         self.render_mode = render_mode
+        self._env_id, self._steps = env_id, 0
         self._lanes = make_lanes(env_id, 1, config, num_threads=1, render=render_mode is not None)
         spec = self._lanes.spec
         low, high = (0, 255) if spec.observation_dtype == "uint8" else (-np.inf, np.inf)
@@ -37,12 +40,17 @@ class TrainingEnvironment(gymnasium.Env):
         super().reset(seed=seed)
         # Without a seed the generator goes on from the last one.
         episode_seed = int(self.np_random.integers(2**31 - 1)) if seed is None else seed
-        return self._lanes.reset(np.array([episode_seed]), np.ones(1, np.bool_))[0], {}
+        observations = self._lanes.reset(np.array([episode_seed]), np.ones(1, np.bool_))
+        self._steps = 0
+        refuse_faults(self._env_id, 0, self._lanes.faults | bad_values(observations))
+        return observations[0], {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         if not self.action_space.contains(action):
             raise ValueError(f"{action} is not an action of {self.action_space}")
         result = self._lanes.step(np.array([action]) - self._lanes.first_action)
+        self._steps += 1
+        refuse_faults(self._env_id, self._steps, self._lanes.faults | bad_values(result.observations, result.rewards))
         ended = bool(result.terminated[0]), bool(result.truncated[0])
         return result.observations[0], float(result.rewards[0]), *ended, {}
 

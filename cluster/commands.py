@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from actors.atari_scores import game_of, human_normalised_score
-from actors.environments import UnsupportedEnvironment, environment_spec, frames_per_step
+from actors.environments import UnsupportedEnvironment, frames_per_step
+from actors.evaluator import EVALUATION_STEPS
+from actors.trial import try_environment
 from actors.trusted_modules import module_of
 from agent57.networks import Agent57Networks
 from agent57.structures import SequenceSpec
@@ -41,8 +43,9 @@ VERSIONED = ("torch", "ray", "gymnasium", "ale-py", "numpy", "tensorboard", "zst
 def train(config: TrainConfig, preset: str, resume: Path | None) -> int:
     """Train until a limit, Ctrl-C or SIGTERM; returns the exit code. ``resume`` is a run folder to go on in."""
     console = Console()
-    spec = _sequence_spec(config)
+    spec, warnings = _sequence_spec(config)
     session, topology = _plan(config, spec)
+    topology = dataclasses.replace(topology, warnings=(*topology.warnings, *warnings))
     try:
         return _train(config, preset, resume, console, spec, session, topology)
     finally:
@@ -159,15 +162,22 @@ def _make_fleet(config: TrainConfig, topology: Topology, session: RaySession | N
     return RayFleet(config, topology, session, run_dir)
 
 
-def _sequence_spec(config: TrainConfig) -> SequenceSpec:
+def _sequence_spec(config: TrainConfig) -> tuple[SequenceSpec, list[str]]:
+    """The shapes of this run, and warnings about its environment, from a trial of it."""
     try:
-        spec = environment_spec(config.env, config.environment)
-        Agent57Networks(spec, config.family.num_policies, config.network)
+        trial = try_environment(config.env, config.environment)
+        Agent57Networks(trial.spec, config.family.num_policies, config.network)
     except UnsupportedEnvironment as error:
         raise UserError(str(error)) from None
     except (ValueError, RuntimeError) as error:
         raise UserError(f"No network can be built for {config.env}: {error}") from None
-    return SequenceSpec(spec, config.sequence.trace_length, config.network.lstm_size)
+    warnings = []
+    if trial.may_last:
+        warnings.append(
+            f"no step limit is known of {config.env}: without ends of episodes training has no returns, and evaluation "
+            f"cuts them at {EVALUATION_STEPS:,} steps; --environment.max-episode-steps sets a limit"
+        )
+    return SequenceSpec(trial.spec, config.sequence.trace_length, config.network.lstm_size), warnings
 
 
 def _default_run_dir(config: TrainConfig, preset: str) -> Path:

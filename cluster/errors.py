@@ -11,6 +11,10 @@ class TrainingStopped(Exception):
     """Training cannot go on: a crash loop or diverged losses; the message holds the first cause. Exit code 1."""
 
 
+class ActingStopped(TrainingStopped):
+    """A worker or the evaluator fails again and again; what was learned is whole and can be saved."""
+
+
 def one_line(error: Exception) -> str:
     """The root cause in one line: for a failed Ray call, the exception of the process itself."""
     cause = getattr(error, "cause", None) or error

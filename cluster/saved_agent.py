@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from actors.environments import UnsupportedEnvironment, environment_spec
+from actors.environments import UnsupportedEnvironment
+from actors.trial import try_environment
 from actors.trusted_modules import UntrustedModule, refuse_untrusted
 from agent57.networks import Agent57Networks
 from agent57.structures import EnvironmentSpec
@@ -49,7 +50,7 @@ def load_agent(run_dir: Path, on_damaged: Callable[[str], None], trust_modules: 
     config = load_config(run_dir / "config.json")
     try:
         refuse_untrusted(config.env, trust_modules, run_dir, TRUST_REMEDY)
-        spec = environment_spec(config.env, config.environment)
+        spec = try_environment(config.env, config.environment).spec
     except (UnsupportedEnvironment, UntrustedModule) as error:
         raise UserError(str(error)) from None
     checkpoint = Checkpoints(run_dir, 1).latest_or_error(on_damaged)

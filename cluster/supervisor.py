@@ -12,11 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.door import EnvironmentFault, EnvironmentRaised
 from cluster.checkpoint import Checkpoints, load_tree, restoring, save_tree
 from cluster.config import TrainConfig
-from cluster.errors import TrainingStopped, one_line
-from cluster.failures import keep_failure
+from cluster.errors import ActingStopped, TrainingStopped, one_line
 from cluster.fleet import Fleet
 from cluster.messages import (
     ESSENTIAL,
@@ -34,7 +32,6 @@ from cluster.restarts import Restarts
 from cluster.sharded_replay import ShardStatistics
 from cluster.telemetry import Telemetry
 from cluster.topology import Topology
-from learner.learner import TrainingDiverged
 from replay.rate_limiter import RateLimiter
 
 EVALUATION_STEPS = 100
@@ -43,8 +40,6 @@ RETRY_SECONDS = 60.0
 """Until the next attempt, after a checkpoint could not be written."""
 LAST_WAIT_SECONDS = 15.0
 """For a process that is being replaced when the run is to stop; well within the usual grace of 30 s."""
-MAX_FAULTY_LIVES = 2
-"""Restarts of a process whose environments hand out nothing that can be used."""
 NODES_SECONDS = 5.0
 """Between two looks at which nodes are about to leave."""
 WAITING_SECONDS = 60.0
@@ -59,7 +54,6 @@ class Supervisor:
     ) -> None:
         self.config, self.topology, self.fleet = config, topology, fleet
         self.frames_per_step = frames_per_step
-        self._run_dir = run_dir
         self.checkpoints = Checkpoints(run_dir, config.checkpoint.keep)
         self.meta_controller = MetaController(
             config.bandit, config.family.num_policies, topology.total_lanes, config.seed
@@ -77,8 +71,8 @@ class Supervisor:
         self._arms_left = [[0] * config.cluster.lanes_per_worker for _ in range(fleet.num_workers)]
         self._busy: set[ProcessId] = set()
         self._evaluating = False
-        self._restarts = Restarts(config.cluster.max_restarts, 60 * config.cluster.restart_window_minutes)
-        self._giving_up = self._log_failed = False
+        self._restarts = Restarts(config.cluster.max_restarts, 60 * config.cluster.restart_window_minutes, run_dir)
+        self._log_failed = False
         self._leaving: set[ProcessId] = set()
         self._nodes_checked = 0.0
         self._waiting = self._waiting_told = 0
@@ -127,8 +121,7 @@ class Supervisor:
                 self._restart_due()
                 self._watch_places()
                 self._dispatch()
-                for reply in self.fleet.wait(timeout=0.5):
-                    self._handle(reply)
+                self._handle_replies()
                 self._show()
                 if self.fleet.can_save and (self._preempted() or time.monotonic() > next_checkpoint):
                     period = 60 * self.config.checkpoint.period_minutes
@@ -137,6 +130,9 @@ class Supervisor:
             if self.env_steps > began_at:
                 self._await_writers()
             self.save_checkpoint()
+        except ActingStopped:
+            self.save_checkpoint()
+            raise
         finally:
             self.telemetry.close(self)
         return self._stop_requested
@@ -221,25 +217,32 @@ class Supervisor:
 
     # Replies
 
+    def _handle_replies(self) -> None:
+        """Wait for replies and handle all that came, whatever one of them leads to."""
+        stopped = None
+        for reply in self.fleet.wait(timeout=0.5):
+            try:
+                self._handle(reply)
+            except TrainingStopped as error:
+                stopped = stopped or error
+        if stopped is not None:
+            raise stopped
+
     def _handle(self, reply: Reply) -> None:
         self._busy.discard(reply.process)
-        if reply.error is not None:
-            self._failed(reply.process, reply.error)
-            return
         try:
-            self._take(reply)
+            if reply.error is not None:
+                raise reply.error
+            if isinstance(reply.value, RolloutReply):
+                self._rolled_out(reply.process[1], reply.value)
+            elif isinstance(reply.value, UpdateReply):
+                self._updated(reply.value)
+            elif isinstance(reply.value, EvaluationReply):
+                self._evaluated(reply.value)
         except TrainingStopped:
             raise
-        except Exception as error:  # whatever the reply held, it is its process that failed
+        except Exception as error:  # whatever a reply holds, it is its process that failed
             self._failed(reply.process, error)
-
-    def _take(self, reply: Reply) -> None:
-        if isinstance(reply.value, RolloutReply):
-            self._rolled_out(reply.process[1], reply.value)
-        elif isinstance(reply.value, UpdateReply):
-            self._updated(reply.value)
-        elif isinstance(reply.value, EvaluationReply):
-            self._evaluated(reply.value)
 
     def _rolled_out(self, worker: int, reply: RolloutReply) -> None:
         self.env_steps += reply.env_steps
@@ -305,24 +308,10 @@ class Supervisor:
             self._failed(process, RuntimeError("does not answer"))
 
     def _failed(self, process: ProcessId, error: Exception) -> None:
-        """Note a failure and plan the restart; a process that fails too often stops the run."""
-        cause = getattr(error, "cause", None) or error
-        if isinstance(cause, TrainingDiverged):
-            raise TrainingStopped(str(cause))
-        keep_failure(self._run_dir, process, error)
-        if process in self._restarts or self._giving_up:
+        """Note a failure and plan the restart; one that cannot be mended, or comes too often, stops the run."""
+        if process in self._restarts:
             return
-        # A fault that is not overcome by new episodes will hardly be by many new processes.
-        stubborn = isinstance(cause, EnvironmentFault) and not isinstance(cause, EnvironmentRaised)
-        limit = MAX_FAULTY_LIVES if stubborn else None
-        try:
-            wait = self._restarts.plan(process, one_line(error), time.monotonic(), limit)
-        except TrainingStopped:
-            # What was learned is whole, whatever befell those that act.
-            if process[0] in ("worker", "evaluator") and self.fleet.can_save:
-                self._giving_up = True
-                self.save_checkpoint()
-            raise
+        wait = self._restarts.plan(process, error, time.monotonic())
         text = f"{process[0]} {process[1]} failed ({one_line(error)}); restarting it in {wait:g} s"
         self.telemetry.note(text, self.env_frames)
 
@@ -369,15 +358,13 @@ class Supervisor:
         deadline = time.monotonic() + LAST_WAIT_SECONDS
         while not self.fleet.can_save and time.monotonic() < deadline:
             self._restart_due()
-            for reply in self.fleet.wait(timeout=0.5):
-                self._handle(reply)
+            self._handle_replies()
 
     def _await_updates(self) -> None:
         """Let the updates in flight end, which saving would wait for anyway, so that both count the same."""
         deadline = time.monotonic() + self.config.cluster.request_timeout_seconds
         while ("learner", 0) in self._busy and time.monotonic() < deadline:
-            for reply in self.fleet.wait(timeout=0.5):
-                self._handle(reply)
+            self._handle_replies()
 
     def _state(self) -> dict[str, Any]:
         return {

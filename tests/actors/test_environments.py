@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from actors.door import EnvironmentRaised
 from actors.environments import (
     EnvironmentConfig,
     EnvironmentStep,
@@ -281,9 +282,11 @@ def test_unknown_action_is_refused(env_id: str) -> None:
 def test_exceptions_name_environment_and_lane() -> None:
     environments = LaneEnvironments("tests.fakes:Raising-v0", 2, 0, PAPER)
     environments.reset()
-    with pytest.raises(RuntimeError, match="on fire") as raised:
+    with pytest.raises(EnvironmentRaised) as raised:
         play(environments, 3, seed=0)
-    assert raised.value.__notes__ == ["raised by tests.fakes:Raising-v0, lane 0"]
+    named = "tests.fakes:Raising-v0, lane 0, step 3 of its episode raised RuntimeError: the emulator is on fire"
+    assert str(raised.value) == named
+    assert type(raised.value.__cause__) is RuntimeError
 
 
 REPEATABLE = [

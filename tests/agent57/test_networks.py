@@ -258,6 +258,22 @@ def test_observed_moments_are_numpys_over_all_frames() -> None:
     np.testing.assert_allclose(normalizer.std, frames.numpy().astype(np.float64).std(0), rtol=1e-4, atol=1e-3)
 
 
+def test_moments_that_overflow_stay_as_they_were() -> None:
+    normalizer, clean = (ObservationNormalizer(EnvironmentSpec((3,), "float32", 1.0, 3)) for _ in range(2))
+    first, bad, last = torch.rand(3, 10, 3).unbind(0)
+    bad[4, 0], bad[5, 1] = torch.nan, 1e30
+    for batch in (first, bad, last):
+        normalizer.observe(batch)
+    for batch in (first, bad[:4], last):
+        clean.observe(batch)
+    assert normalizer.mean.isfinite().all()
+    assert normalizer.std.isfinite().all()
+    assert normalizer.std.max() < 1
+    largest = torch.full((4, 3), 1e15)
+    clean.observe(largest)
+    assert clean.std.isfinite().all(), "what the door lets in does not overflow"
+
+
 @pytest.mark.parametrize("scale", [1.0, 255.0])
 def test_observations_are_whitened_one_by_one_and_clipped(scale: float) -> None:
     normalizer = ObservationNormalizer(EnvironmentSpec((4,), "float32", scale, 3))

@@ -78,3 +78,14 @@ def test_state_continues_exactly_and_is_a_copy() -> None:
         np.testing.assert_array_equal(getattr(restored, name), getattr(moments, name))
     assert restored.count == moments.count
     assert state["count"] == 5
+
+
+def test_samples_that_are_not_finite_are_left_out() -> None:
+    moments, clean = RunningMoments((2,)), RunningMoments((2,))
+    samples = np.array([[1.0, 2.0], [np.nan, 1.0], [3.0, 5.0], [0.0, -np.inf]])
+    moments.update(samples)
+    moments.update(samples[1:2])
+    clean.update(samples[[0, 2]])
+    assert moments.state_dict().keys() == clean.state_dict().keys()
+    for name, value in clean.state_dict().items():
+        np.testing.assert_array_equal(moments.state_dict()[name], value)

@@ -79,3 +79,11 @@ def test_another_scope_is_refused() -> None:
     meta = MetaController(BanditConfig(scope="shared"), 4, num_lanes=1, seed=0)
     with pytest.raises(ValueError, match="scope"):
         meta.load_state_dict(MetaController(BanditConfig(), 4, 1, 0).state_dict())
+
+
+def test_a_return_that_is_not_finite_is_no_pull() -> None:
+    meta = MetaController(BanditConfig(), 4, num_lanes=2, seed=0)
+    meta.top_up([0, 1], [0, 0])
+    meta.record([episode(0, 0, float("nan")), episode(0, 0, 2.0), episode(1, 1, float("-inf"))])
+    assert meta.counts.tolist() == [1, 0, 0, 0]
+    assert meta.refused_returns == 2

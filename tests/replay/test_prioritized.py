@@ -213,15 +213,21 @@ def test_slots_grow_past_the_first_allocation() -> None:
     assert blobs_of(sampled) == [blobs[key] for key in sampled.keys]
 
 
+def test_a_bad_priority_costs_its_sequence_and_no_other() -> None:
+    replay = filled([1.0], capacity_steps=100, max_bytes=5000)
+    priorities = np.array([2.0, np.nan, np.inf, -1.0, 3.0])
+    replay.add([b"a", b"b", b"c", b"d", b"e"], priorities, np.ones(5, np.int64))
+    replay.check_valid()
+    assert replay.priorities().tolist() == [1, 2, 3]
+    assert replay.stats()["refused"] == 3
+
+
 def test_what_cannot_be_added_is_refused_whole() -> None:
     replay = filled([1.0], capacity_steps=100, max_bytes=5000)
     one, step = np.ones(2), np.ones(2, np.int64)
     for message, blobs, priorities, steps in (
         ("max-gb", [b"", bytes(5000)], one, step),
         ("capacity-steps", [b"", b""], one, np.array([1, 101])),
-        ("priorities", [b"", b""], np.array([1.0, np.nan]), step),
-        ("priorities", [b"", b""], np.array([1.0, -1.0]), step),
-        ("priorities", [b"", b""], np.array([1.0, np.inf]), step),
         ("new_steps", [b"", b""], one, np.array([1, -1])),
         ("new_steps", [b""], one, step),
     ):
