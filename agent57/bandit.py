@@ -18,7 +18,8 @@ class SlidingWindowUCB:
     The first ``num_arms`` choices take each arm once. Afterwards: with probability ``epsilon`` a uniform arm,
     else argmax_a mean_w(a) + ucb_bonus sqrt(1 / N_w(a)), where an arm absent from the window counts as
     infinite and ties are broken at random. ``update`` must be called only for an episode that was really
-    played with that arm; choices may run ahead of updates, as they do when lanes share a bandit.
+    played with that arm. Choices may run ahead of updates, as they do when lanes share a bandit: those in flight
+    count as pulls in N_w, or all lanes that ask together would get the same arm.
     """
 
     def __init__(
@@ -38,16 +39,21 @@ class SlidingWindowUCB:
         self._num_choices = 0
         self._pulls: deque[tuple[int, float]] = deque(maxlen=window)
 
-    def select(self) -> int:
-        """The arm to play next."""
+    def select(self, in_flight: np.ndarray | None = None) -> int:
+        """The arm to play next; ``in_flight`` int [N]: choices of each arm whose returns are not known yet.
+
+        An arm of which nothing but such choices is known counts as average.
+        """
         self._num_choices += 1
         if self._num_choices <= self.num_arms:
             return self._num_choices - 1
         if self._rng.random() < self.epsilon:
             return int(self._rng.integers(self.num_arms))
-        counts = self.counts
-        bonus = self.ucb_bonus * np.sqrt(1 / np.maximum(counts, 1))
-        return self._argmax(np.where(counts > 0, self._scaled_means() + bonus, np.inf))
+        known, means = self.counts, self._scaled_means()
+        pulls = known if in_flight is None else known + in_flight
+        average = float((known * means).sum() / max(known.sum(), 1))
+        bonus = self.ucb_bonus * np.sqrt(1 / np.maximum(pulls, 1))
+        return self._argmax(np.where(pulls > 0, np.where(known > 0, means, average) + bonus, np.inf))
 
     def update(self, arm: int, episode_return: float) -> None:
         """Remember that an episode played with ``arm`` returned ``episode_return``.

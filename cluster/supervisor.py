@@ -250,7 +250,7 @@ class Supervisor:
         if reply.replay_stats is not None:
             reply.replay_stats = self.shards.note(reply.replay_shard, reply.replay_stats)
             self.limiter.note_sequences(self.shards.sequences)
-        self.meta_controller.record(reply.episodes)
+        self.telemetry.choices_played(self.meta_controller.record(reply.episodes))
         self._arms_left[worker] = reply.arms_left
         self._running_states[worker] = reply.running_state
         self.telemetry.rolled_out(worker, reply, lag=self.learner_updates - reply.weights_version)
@@ -297,7 +297,7 @@ class Supervisor:
         self._waiting_told = self._waiting
         for process in self.fleet.make_room():
             self._busy.discard(process)
-            self._arms_left[process[1]] = [0] * self.config.cluster.lanes_per_worker
+            self._forget_arms(process[1])
             self.telemetry.note(f"{process[0]} {process[1]} stopped to make room", self.env_frames)
         names = ", ".join(f"{kind} {index}" for kind, index in waiting[:4]) + (", ..." if len(waiting) > 4 else "")
         text = f"{names} wait for free cores or GPUs: they start when a node joins" if waiting else "all have a place"
@@ -315,12 +315,18 @@ class Supervisor:
         text = f"{process[0]} {process[1]} failed ({one_line(error)}); restarting it in {wait:g} s"
         self.telemetry.note(text, self.env_frames)
 
+    def _forget_arms(self, worker: int) -> None:
+        """What ``worker`` held and played is gone with its process."""
+        lanes = self.config.cluster.lanes_per_worker
+        self._arms_left[worker] = [0] * lanes
+        self.meta_controller.abandon(range(worker * lanes, (worker + 1) * lanes))
+
     def _restart_due(self) -> None:
         for process in self._restarts.due(time.monotonic()):
             self.restarts += 1
             kind, index = process
             if kind == "worker":
-                self._arms_left[index] = [0] * self.config.cluster.lanes_per_worker
+                self._forget_arms(index)
                 self.fleet.restart(process, None, self._running_states.get(index))
             elif kind == "evaluator":
                 self._evaluating = False
@@ -396,6 +402,7 @@ class Supervisor:
             self._evaluating = state["evaluating"]
             self._arms_left = state["arms_left"]
             return
+        self.meta_controller.abandon(range(self.topology.total_lanes))
         saved = self._running_states
         # Workers that are new begin with the moments of one that is not, rather than with none.
         self._running_states = {w: saved[w % len(saved)] for w in range(self.fleet.num_workers) if saved}

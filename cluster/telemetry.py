@@ -151,6 +151,11 @@ class Telemetry:
                 self._means.add(f"return_per_epsilon/{name}", episode.extrinsic_return)
                 self._outcomes.append((band, episode.policy_index, episode.extrinsic_return))
 
+    def choices_played(self, lags: list[int]) -> None:
+        """Episodes that came of a choice; ``lags``: other episodes of their lanes between choice and play."""
+        for lag in lags:
+            self._means.add("bandit/choice_lag", lag)
+
     def updated(self, reply: UpdateReply) -> None:
         for name, value in reply.metrics.items():
             self._means.add(name, value, reply.updates)

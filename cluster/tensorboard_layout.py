@@ -31,6 +31,7 @@ LAYOUT: Layout = {
         "share of pulls by policy": ("bandit_share/NN",),
         "return by policy": ("return_per_arm/NN",),
         "policies in favour": ("bandit/favourite_arm", "evaluation/greedy_arm"),
+        "episodes between choice and play": ("bandit/choice_lag",),
         "intrinsic reward": ("intrinsic/reward", "intrinsic/episodic"),
         "life-long novelty": ("intrinsic/alpha", "intrinsic/alpha_max", "intrinsic/alpha_above_1"),
         "RND error": ("intrinsic/rnd_error", "learner/rnd_error"),
