@@ -21,8 +21,8 @@ from actors.rollout import Episode, EpisodeTally
 from agent57.bandit import SlidingWindowUCB
 from agent57.config import AgentConfig, require
 
-EVALUATION_STEPS = 27_000
-"""Longest episode where no limit is known, that rounds may end: as many steps as the Atari games' 108 000 frames."""
+EVALUATION_STEPS = 10_000
+"""Steps after which an evaluated episode is cut where no limit is registered or configured, or rounds might not end."""
 
 
 @dataclass(frozen=True)

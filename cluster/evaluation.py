@@ -18,8 +18,9 @@ import numpy as np
 from rich.console import Console
 
 from actors.atari_scores import capped_human_normalised_score, game_of, human_normalised_score
+from actors.door import EnvironmentFault
 from actors.environments import atari_rom
-from actors.evaluator import Evaluator
+from actors.evaluator import EVALUATION_STEPS, Evaluator
 from actors.lanes import LaneStep
 from actors.rollout import Episode
 from agent57.networks import flatten_weights
@@ -40,6 +41,20 @@ def run(arguments: list[str]) -> int:
     console = Console()
     agent = load_agent(options.run_dir, console.print, options.trust_modules)
     arm = agent.policy(options.policy_index)
+    try:
+        episodes = _episodes(agent, arm, options)
+    except EnvironmentFault as fault:
+        raise UserError(f"{fault}.") from fault
+    summary = summarise(agent, arm, episodes, options.seed)
+    _print(console, agent, summary, options)
+    if options.json:
+        options.json.write_text(json.dumps(summary.as_dict(), indent=2) + "\n")
+    if options.csv:
+        _write_csv(options.csv, episodes)
+    return 0
+
+
+def _episodes(agent: SavedAgent, arm: int, options: Namespace) -> list[Episode]:
     episodes: list[Episode] = []
     if options.video:
         episodes += record(agent, arm, options.seed, options.video)
@@ -49,13 +64,7 @@ def run(arguments: list[str]) -> int:
         # Another seed than the filmed episode's.
         evaluator = make_evaluator(agent, options.seed + len(episodes), min(options.lanes, left))
         episodes += play(evaluator, arm, left)
-    summary = summarise(agent, arm, episodes, options.seed)
-    _print(console, agent, summary, options)
-    if options.json:
-        options.json.write_text(json.dumps(summary.as_dict(), indent=2) + "\n")
-    if options.csv:
-        _write_csv(options.csv, episodes)
-    return 0
+    return episodes
 
 
 def _parse(arguments: list[str]) -> Namespace:
@@ -166,6 +175,7 @@ class Scores:
     seed: int
     returns: list[float]
     lengths: list[int]
+    cut_episodes: int
     human_normalised: float | None
     human_normalised_capped: float | None
 
@@ -210,6 +220,7 @@ def summarise(agent: SavedAgent, arm: int, episodes: list[Episode], seed: int) -
         seed=seed,
         returns=returns,
         lengths=[episode.length for episode in episodes],
+        cut_episodes=sum(episode.cut for episode in episodes),
         human_normalised=None if game is None else human_normalised_score(game, mean),
         human_normalised_capped=None if game is None else capped_human_normalised_score(game, mean),
     )
@@ -229,6 +240,9 @@ def _print(console: Console, agent: SavedAgent, scores: Scores, options: Namespa
         ("median", f"{np.median(returns):,.2f}"),
         ("range", f"{returns.min():,g} to {returns.max():,g}"),
     ]
+    if scores.cut_episodes:
+        text = f"{scores.cut_episodes} after {EVALUATION_STEPS:,} steps: no limit is registered"
+        rows.append(("cut", f"{text}, environment.max-episode-steps sets one in training"))
     if scores.human_normalised is not None:
         text = f"{100 * scores.human_normalised:.1f} % (0 % random, 100 % human; table of Badia et al. 2020)"
         rows.append(("human-normalised", text))
