@@ -33,7 +33,10 @@ class ActorConfig:
     epsilon_alpha: float = 8.0
     """Spread of the epsilons over lanes."""
     steps_per_request: int = 100
-    """Steps of each lane between two pulls of weights; also the size of one request to a worker."""
+    """Most steps of each lane between two pulls of weights; also the size of one request to a worker."""
+    max_policy_lag: int = 0
+    """Learner updates between two pulls of weights at most: where updates come fast beside steps, requests are made
+    shorter than steps-per-request; 0 keeps those."""
     torso_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Arithmetic of the torsos while acting; the LSTM and the heads stay float32. auto: bfloat16 where the device has
     instructions for it."""
@@ -41,6 +44,7 @@ class ActorConfig:
     def __post_init__(self) -> None:
         require(0 < self.epsilon_base <= 1, "actor.epsilon-base must lie in (0, 1]")
         require(self.steps_per_request >= 1, "actor.steps-per-request must be at least 1")
+        require(self.max_policy_lag >= 0, "actor.max-policy-lag must not be negative")
 
 
 @dataclass(frozen=True)

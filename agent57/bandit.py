@@ -38,6 +38,8 @@ class SlidingWindowUCB:
         self._rng = rng
         self._num_choices = 0
         self._pulls: deque[tuple[int, float]] = deque(maxlen=window)
+        # Counts and scaled means until the next update: lanes that share a bandit choose many times in between.
+        self._known: tuple[np.ndarray, np.ndarray] | None = None
 
     def select(self, in_flight: np.ndarray | None = None) -> int:
         """The arm to play next; ``in_flight`` int [N]: choices of each arm whose returns are not known yet.
@@ -49,7 +51,9 @@ class SlidingWindowUCB:
             return self._num_choices - 1
         if self._rng.random() < self.epsilon:
             return int(self._rng.integers(self.num_arms))
-        known, means = self.counts, self._scaled_means()
+        if self._known is None:
+            self._known = self.counts, self._scaled_means()
+        known, means = self._known
         pulls = known if in_flight is None else known + in_flight
         average = float((known * means).sum() / max(known.sum(), 1))
         bonus = self.ucb_bonus * np.sqrt(1 / np.maximum(pulls, 1))
@@ -65,6 +69,7 @@ class SlidingWindowUCB:
         if not np.isfinite(episode_return):
             raise ValueError(f"episode return {episode_return} is not finite")
         self._pulls.append((int(arm), float(episode_return)))
+        self._known = None
 
     def greedy_arm(self) -> int:
         """The arm of the highest mean in the window, without bonus; arm 0 while nothing was played."""
@@ -103,6 +108,7 @@ class SlidingWindowUCB:
             raise ValueError(f"the saved bandit has {state['num_arms']} arms, this one {self.num_arms}")
         self._num_choices = state["num_choices"]
         self._pulls.clear()
+        self._known = None
         self._pulls.extend(zip(state["arms"], state["returns"], strict=True))
         self._rng.bit_generator.state = state["rng"]
 

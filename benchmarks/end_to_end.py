@@ -166,8 +166,8 @@ def _pulling(metrics: dict[str, MetricSeries]) -> Figure:
 
 
 def _staleness(metrics: dict[str, MetricSeries]) -> Figure:
-    lag = statistics.fmean(metrics["actor/policy_lag_updates"].values) / LAPTOP.cluster.updates_per_request
-    return Figure("end to end, age of a worker's weights", lag, "publish periods", target="<= 2")
+    lag = statistics.fmean(metrics["actor/policy_lag_updates"].values)
+    return Figure("end to end, age of a worker's weights", lag, "updates", target=f"<= {LAPTOP.actor.max_policy_lag}")
 
 
 def start_up() -> list[Figure]:

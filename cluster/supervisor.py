@@ -28,6 +28,7 @@ from cluster.messages import (
     UpdateRequest,
 )
 from cluster.meta_controller import MetaController
+from cluster.request_sizes import RequestSizes
 from cluster.restarts import Restarts
 from cluster.sharded_replay import ShardStatistics
 from cluster.telemetry import Telemetry
@@ -58,8 +59,7 @@ class Supervisor:
         self.meta_controller = MetaController(
             config.bandit, config.family.num_policies, topology.total_lanes, config.seed
         )
-        self._batch_transitions = config.learner.batch_size * config.sequence.trace_length
-        self._request_env_steps = config.actor.steps_per_request * config.cluster.lanes_per_worker
+        self._sizes = RequestSizes(config, fleet.num_workers)
         self.limiter = RateLimiter(config.replay.replay_ratio, self._slack(), config.replay.min_sequences)
         self.shards = ShardStatistics(topology.replay_shards)
         self.env_steps = 0
@@ -69,6 +69,8 @@ class Supervisor:
         self._evaluator_bandit: dict | None = None
         self._running_states: dict[int, dict] = {}
         self._arms_left = [[0] * config.cluster.lanes_per_worker for _ in range(fleet.num_workers)]
+        # What workers did last, until they fetch weights again: (version of their weights, environment steps).
+        self._acted: dict[int, tuple[int, int]] = {}
         self._busy: set[ProcessId] = set()
         self._evaluating = False
         self._restarts = Restarts(config.cluster.max_restarts, 60 * config.cluster.restart_window_minutes, run_dir)
@@ -89,8 +91,8 @@ class Supervisor:
     def _slack(self) -> float:
         """Trained transitions by which either side may be ahead: the tolerance, but enough for both to move."""
         replay = self.config.replay
-        tick = replay.replay_ratio * self._request_env_steps * self.fleet.num_workers
-        granularity = tick + 2 * self._batch_transitions
+        tick = replay.replay_ratio * self._sizes.steps() * self.topology.total_lanes
+        granularity = tick + 2 * self._sizes.full_batch
         start_steps = replay.min_sequences * self.config.sequence.replay_period
         return max(replay.ratio_tolerance * replay.replay_ratio * start_steps, granularity)
 
@@ -176,13 +178,18 @@ class Supervisor:
         if not self.fleet.replay_ready:
             return False
         in_flight = sum(kind == "worker" for kind, _ in self._busy)
-        return self.limiter.may_act((in_flight + 1) * self._request_env_steps)
+        return self.limiter.may_act(
+            (in_flight + 1) * self._sizes.steps(self.limiter) * self.config.cluster.lanes_per_worker
+        )
 
     def _dispatch_rollout(self, worker: int) -> None:
         lanes = self.config.cluster.lanes_per_worker
+        if worker in self._acted:
+            version, env_steps = self._acted.pop(worker)
+            self.telemetry.lagged(self.learner_updates - version, env_steps)
         arms = self.meta_controller.top_up(range(worker * lanes, (worker + 1) * lanes), self._arms_left[worker])
         request = RolloutRequest(
-            num_steps=self.config.actor.steps_per_request,
+            num_steps=self._sizes.steps(self.limiter),
             arms=arms,
             weights_version=self.learner_updates,
             replay=self.fleet.replay,
@@ -192,8 +199,8 @@ class Supervisor:
         self._busy.add(("worker", worker))
 
     def _dispatch_updates(self) -> None:
-        allowed = int(self.limiter.trainable_transitions() // self._batch_transitions)
-        count = min(allowed, self.config.cluster.updates_per_request)
+        allowed = int(self.limiter.trainable_transitions() // self._sizes.full_batch)
+        count = min(allowed, self._sizes.updates)
         if count > 0:
             self.fleet.submit_update(UpdateRequest(count, self.fleet.replay, self.fleet.weights))
             self._busy.add(("learner", 0))
@@ -253,13 +260,14 @@ class Supervisor:
         self.telemetry.choices_played(self.meta_controller.record(reply.episodes))
         self._arms_left[worker] = reply.arms_left
         self._running_states[worker] = reply.running_state
-        self.telemetry.rolled_out(worker, reply, lag=self.learner_updates - reply.weights_version)
+        self._acted[worker] = (reply.weights_version, reply.env_steps)
+        self.telemetry.rolled_out(worker, reply)
         if reply.lost_sequences or reply.peer_lost is not None:
             self._replace_lost_peers()
 
     def _updated(self, reply: UpdateReply) -> None:
         self.learner_updates = reply.total_updates
-        self.limiter.record_trained(reply.trained_transitions)
+        self.limiter.record_trained(reply.trained_transitions, reply.updates)
         self.telemetry.updated(reply)
         if reply.peer_lost is not None:
             self._replace_lost_peers()
@@ -384,6 +392,7 @@ class Supervisor:
             "evaluator_bandit": self._evaluator_bandit,
             "running_states": self._running_states,
             "arms_left": self._arms_left,
+            "acted": {worker: list(acted) for worker, acted in self._acted.items()},
             "telemetry": self.telemetry.state_dict(),
         }
 
@@ -401,6 +410,7 @@ class Supervisor:
         if self.fleet.exact_resume and (directory / "serial.json").exists():
             self._evaluating = state["evaluating"]
             self._arms_left = state["arms_left"]
+            self._acted = {worker: tuple(acted) for worker, acted in state["acted"].items()}
             return
         self.meta_controller.abandon(range(self.topology.total_lanes))
         saved = self._running_states

@@ -111,10 +111,9 @@ class Telemetry:
 
     # What the processes report
 
-    def rolled_out(self, worker: int, reply: RolloutReply, lag: int) -> None:
+    def rolled_out(self, worker: int, reply: RolloutReply) -> None:
         for name, value in reply.metrics.items():
             self._means.add(name, value, reply.env_steps)
-        self._means.add("actor/policy_lag_updates", lag, reply.env_steps)
         self._counters["lost_sequences"] += reply.lost_sequences
         self._count_faults(reply.faults)
         self._resident[f"worker_{worker}"] = reply.resident_bytes
@@ -150,6 +149,10 @@ class Telemetry:
             if above < episode.epsilon <= up_to:
                 self._means.add(f"return_per_epsilon/{name}", episode.extrinsic_return)
                 self._outcomes.append((band, episode.policy_index, episode.extrinsic_return))
+
+    def lagged(self, updates: int, env_steps: int) -> None:
+        """``env_steps`` were acted with weights that were fetched ``updates`` before the worker's next ones."""
+        self._means.add("actor/policy_lag_updates", updates, env_steps)
 
     def choices_played(self, lags: list[int]) -> None:
         """Episodes that came of a choice; ``lags``: other episodes of their lanes between choice and play."""

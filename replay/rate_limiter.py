@@ -37,11 +37,18 @@ class RateLimiter:
         """Environment steps since the start."""
         self.trained_transitions = 0
         """Valid transitions of the batches trained on since the start."""
+        self.updates = 0
+        """Batches trained on since the start."""
 
     @property
     def ratio(self) -> float:
         """Achieved trained transitions per environment step since the start; 0 before the first step."""
         return self.trained_transitions / self.env_steps if self.env_steps else 0.0
+
+    @property
+    def transitions_per_update(self) -> float:
+        """Mean valid transitions of a batch since the start; 0 before the first."""
+        return self.trained_transitions / self.updates if self.updates else 0.0
 
     @property
     def lead(self) -> float:
@@ -62,11 +69,12 @@ class RateLimiter:
         if self.started:
             self.env_steps += int(num_steps)
 
-    def record_trained(self, num_transitions: int) -> None:
-        """Count the valid transitions of a finished update."""
+    def record_trained(self, num_transitions: int, updates: int = 1) -> None:
+        """Count the valid transitions of finished updates."""
         require(num_transitions >= 0, "trained transitions cannot be negative")
         if self.started:
             self.trained_transitions += int(num_transitions)
+            self.updates += int(updates)
 
     def may_act(self, pending_env_steps: int) -> bool:
         """Whether a rollout may be dispatched; ``pending_env_steps`` are those in flight plus this rollout's."""
@@ -83,6 +91,7 @@ class RateLimiter:
             "started": self.started,
             "env_steps": self.env_steps,
             "trained_transitions": self.trained_transitions,
+            "updates": self.updates,
         }
 
     def load_state_dict(self, state: Mapping[str, float | bool]) -> None:
@@ -92,3 +101,4 @@ class RateLimiter:
         same_ratio = state["replay_ratio"] == self.replay_ratio
         self.env_steps = int(state["env_steps"]) if same_ratio else 0
         self.trained_transitions = int(state["trained_transitions"]) if same_ratio else 0
+        self.updates = int(state["updates"]) if same_ratio else 0

@@ -81,7 +81,7 @@ def said(telemetry: Telemetry) -> str:
 
 
 def test_the_score_is_the_greedy_arms_and_no_training_return_enters(telemetry: Telemetry, tmp_path: Path) -> None:
-    telemetry.rolled_out(0, rollout_reply([episode(1, 1000.0), episode(2, 500.0, epsilon=0.4)]), 0)
+    telemetry.rolled_out(0, rollout_reply([episode(1, 1000.0), episode(2, 500.0, epsilon=0.4)]))
     telemetry.evaluated(evaluation_reply([episode(1, 14.6), episode(3, -21.0), episode(1, 14.6)], 1), 400)
     telemetry.close(fake_supervisor(4))
     metrics = {tag: series.values.tolist() for tag, series in read_metrics(tmp_path).items()}
@@ -109,7 +109,7 @@ def test_capped_scores_lie_between_random_and_human(telemetry: Telemetry, tmp_pa
 
 
 def test_pictures_texts_and_histograms_are_written(telemetry: Telemetry, tmp_path: Path) -> None:
-    telemetry.rolled_out(0, rollout_reply([episode(1, 3.0), episode(2, 5.0, epsilon=0.4)]), 0)
+    telemetry.rolled_out(0, rollout_reply([episode(1, 3.0), episode(2, 5.0, epsilon=0.4)]))
     clip = np.random.default_rng(0).integers(256, size=(5, 1, 84, 84), dtype=np.uint8)
     telemetry.evaluated(evaluation_reply([episode(0, 1.0)], 0, clip), 400)
     telemetry.warn("all is not well", 400)
@@ -147,11 +147,11 @@ def test_pictures_grow_rarer(telemetry: Telemetry, tmp_path: Path) -> None:
 def test_warnings_are_told_once(telemetry: Telemetry, tmp_path: Path) -> None:
     supervisor = fake_supervisor(4)
     for _ in range(3):
-        telemetry.rolled_out(0, rollout_reply([], lost_sequences=2), 0)
+        telemetry.rolled_out(0, rollout_reply([], lost_sequences=2))
         telemetry._write(supervisor)
     assert said(telemetry).count("warning: ") == 1
     assert "sequences could not be delivered" in said(telemetry)
-    telemetry.rolled_out(0, rollout_reply([], metrics={"intrinsic/reward": np.nan}), 0)
+    telemetry.rolled_out(0, rollout_reply([], metrics={"intrinsic/reward": np.nan}))
     telemetry._write(supervisor)
     telemetry._write(supervisor)
     assert said(telemetry).count("warning: ") == 2
