@@ -6,7 +6,9 @@ buffer, weights are one flat vector that the weight server owns, every wait has 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,3 +249,6 @@ def _prepare_computing(threads: int) -> None:
 
     keep_freed_memory()
     torch.set_num_threads(threads)
+    # Ctrl-C is the driver's: a KeyboardInterrupt here can but come out of an environment (`actors/door.py`).
+    with contextlib.suppress(ValueError):  # not on the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -195,3 +195,31 @@ def test_a_restored_evaluator_finishes_the_round_alike(tmp_path: Path) -> None:
         assert restored.bandit.state_dict() == evaluator.bandit.state_dict()
         evaluator.begin(favourite)
         restored.begin(favourite)
+
+
+def test_an_episode_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.evaluator.EVALUATION_STEPS", 30)
+    evaluator = make_evaluator("tests.hostile_environments:Unlimited-v0", num_lanes=3)
+    for _ in range(2):
+        evaluator.begin_with([0, 1, 2])
+        episodes = play_round(evaluator, steps_at_a_time=7)
+        assert [(episode.length, episode.cut) for episode in episodes] == [(30, True)] * 3
+        assert all(0 <= episode.extrinsic_return <= 30 for episode in episodes)
+    # Those that end by themselves, or have a limit, are not cut.
+    evaluator = make_evaluator("CartPole-v1", num_lanes=3)
+    evaluator.begin_with([0, 1, 2])
+    assert not any(episode.cut for episode in play_round(evaluator))
+
+
+def test_a_broken_episode_does_not_enter_the_score() -> None:
+    gymnasium.registry.pop("BreaksNowAndThen-v0", None)
+    arguments = {"fault": "nan reward", "every": 0.03}
+    gymnasium.register("BreaksNowAndThen-v0", "tests.hostile_environments:Hostile", kwargs=arguments)
+    evaluator = make_evaluator("BreaksNowAndThen-v0", num_lanes=8)
+    for _ in range(3):
+        evaluator.begin_with([0] * 8)
+        episodes = play_round(evaluator)
+        assert sorted(episode.lane for episode in episodes) == list(range(8))
+        assert {episode.length for episode in episodes} == {10}
+        assert all(np.isfinite(episode.extrinsic_return) for episode in episodes)
+    assert len(evaluator.lanes.environments.take_faults()) > 3

@@ -18,12 +18,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actors.environments import EnvironmentConfig
 from cluster.checkpoint import Checkpoints, load_tree
 from cluster.config import CheckpointConfig, ClusterConfig, TrainConfig
-from cluster.errors import UserError
+from cluster.errors import TrainingStopped, UserError
 from cluster.metrics import read_metrics
 from replay.redistribution import saved_shards
 from tests.cluster.running import Run
+from tests.cluster.test_hostile_runs import HOSTILE, assert_finite
 from tests.cluster.tiny import tiny_config
 
 pytestmark = pytest.mark.timeout(1200)  # seconds on a quiet machine, many times that on a busy one
@@ -134,6 +136,53 @@ def test_a_broken_environment_costs_one_worker_one_request(
         run.stop()
     told = events(tmp_path / "run")
     assert ("the emulator caught fire once" if fault == "raise" else "no answer within 30 s") in told
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", ["nan observation", "inf reward", "shape", "no reward"])
+def test_bad_values_of_an_environment_cost_episodes_and_nothing_else(fault: str, tmp_path: Path) -> None:
+    """Once in a hundred steps: no process is replaced, learning goes on, and the checkpoint holds only numbers."""
+    run_dir = tmp_path / "run"
+    arguments = EnvironmentConfig(arguments=(f"fault={fault}", "every=0.01"))
+    evaluation = dataclasses.replace(tiny_config().evaluation, period_env_frames=1000)
+    run = Run(config_of(env=HOSTILE, environment=arguments, evaluation=evaluation), run_dir)
+    try:
+        run.wait_until(lambda: run.supervisor.learner_updates > 20, "learning")
+        run.goes_on("beside the faults", frames=3000, updates=100)
+        run.wait_until(lambda: run.supervisor.telemetry.greedy_return is not None, "a score")
+        assert run.supervisor.restarts == 0
+    finally:
+        run.stop()
+    metrics = read_metrics(run_dir)
+    assert metrics["health/environment_faults"].values[-1] > 20
+    assert np.isfinite(metrics["learner/extrinsic_loss"].values).all()
+    assert metrics["return/length"].values[-1] == 10
+    assert metrics["health/episodes"].values[-1] > metrics["health/episodes"].values[0]
+    assert_finite(run_dir)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", ["nan observation", "inf reward", "shape", "exit", "interrupt"])
+def test_an_environment_that_turns_bad_for_ever_stops_the_run(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a minute or two, with the first cause in one sentence, and what was learned in a checkpoint."""
+    if fault in ("exit", "interrupt"):
+        # Exceptions have the usual patience: five restarts, with waits that add up to 81 s.
+        monkeypatch.setattr("cluster.restarts.BACKOFF_SECONDS", (1.0,))
+    run_dir = tmp_path / "run"
+    arguments = EnvironmentConfig(arguments=(f"fault={fault}", "after=200"))
+    cluster = dataclasses.replace(CLUSTER, num_learners=1, replay_shards=1, num_workers=1)
+    run = Run(config_of(env=HOSTILE, environment=arguments, cluster=cluster), run_dir)
+    try:
+        error = run.wait_for_end(seconds=180)
+        assert isinstance(error, TrainingStopped)
+        assert f"{HOSTILE}, lane" in str(error)
+        assert "\n" not in str(error)
+        assert_finite(run_dir)
+        assert (run_dir / "failures" / "worker-0.txt").exists()
+    finally:
+        run.fleet.close()
 
 
 @pytest.mark.faults

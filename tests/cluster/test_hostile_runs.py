@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import launch
 from actors.environments import EnvironmentConfig
 from cluster.checkpoint import Checkpoints, load_tree
 from cluster.commands import train
@@ -46,7 +47,7 @@ def assert_finite(run_dir: Path) -> None:
             assert all(np.isfinite(array).all() for array in numbers(load_tree(newest(run_dir), name))), name
 
 
-@pytest.mark.parametrize("fault", ["nan observation", "inf reward"])
+@pytest.mark.parametrize("fault", [pytest.param("nan observation", marks=pytest.mark.slow), "inf reward"])
 def test_a_rare_bad_value_leaves_the_run_learning(fault: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run_dir = tmp_path / "run"
     assert train(hostile(run_dir, f"fault={fault}", "every=0.01"), "smoke", None) == 0
@@ -64,7 +65,7 @@ def test_a_rare_bad_value_leaves_the_run_learning(fault: str, tmp_path: Path, ca
     assert_finite(run_dir)
 
 
-@pytest.mark.parametrize("fault", ["nan observation", "raise", "exit"])
+@pytest.mark.parametrize("fault", ["nan observation", "exit", pytest.param("raise", marks=pytest.mark.slow)])
 def test_one_that_turns_bad_for_ever_stops_the_run_and_keeps_what_was_learned(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +81,18 @@ def test_one_that_turns_bad_for_ever_stops_the_run_and_keeps_what_was_learned(
     # And can be gone on from, once the environment is mended.
     more = load_tree(newest(run_dir), "supervisor")["env_steps"] + 200
     assert train(hostile(run_dir, frames=more), "smoke", run_dir) == 0
+
+
+def test_eval_names_an_environment_that_turns_bad(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run_dir = tmp_path / "run"
+    assert train(hostile(run_dir, "fault=no reward", "after=120", frames=200), "smoke", None) == 0
+    module = HOSTILE.partition(":")[0]
+    evaluate = ["eval", str(run_dir), "--episodes", "30", "--lanes", "1", "--trust-modules", module]
+    assert launch.main(evaluate) == 2
+    told = capsys.readouterr().err
+    assert HOSTILE in told
+    assert "its reward is None" in told
+    assert "Traceback" not in told
 
 
 def test_a_worker_whose_environment_raised_once_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
