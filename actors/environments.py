@@ -13,7 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from actors.environment_step import EnvironmentStep
 from actors.reproducible import EpisodeHistory
 from actors.supported_spaces import UnsupportedEnvironment
 from agent57.config import require
+from agent57.ranges import Range, check_ranges
 from agent57.structures import EnvironmentSpec
 
 __all__ = [
@@ -42,28 +43,22 @@ class EnvironmentConfig:
 
     full_action_set: bool = True
     """Atari: all 18 actions; otherwise the game's minimal set."""
-    frame_skip: int = 4
+    frame_skip: Annotated[int, Range(at_least=1, at_most=1000)] = 4
     """Atari: emulator frames per action; the observation is the maximum of the last two."""
-    noop_max: int = 30
+    noop_max: Annotated[int, Range(at_least=0, at_most=10_000)] = 30
     """Atari: an episode begins with 0 to this many no-op frames, chosen at random."""
-    max_frames: int = 108_000
+    max_frames: Annotated[int, Range(at_least=1, at_most=10**9)] = 108_000
     """Atari: emulator frames, no-ops apart, after which an episode is truncated (30 minutes of play)."""
-    sticky_actions: float = 0.0
+    sticky_actions: Annotated[float, Range(at_least=0, below=1)] = 0.0
     """Atari: probability that the emulator repeats the previous action instead."""
-    max_episode_steps: int | None = None
+    max_episode_steps: Annotated[int | None, Range(at_least=1, at_most=10**9)] = None
     """Other environments: steps after which an episode is truncated; None keeps the registered limit."""
     arguments: tuple[str, ...] = ()
     """Other environments: keyword arguments as name=value, e.g. size=9 (value is read as JSON, else as a string)."""
 
     def __post_init__(self) -> None:
-        require(self.frame_skip >= 1, "environment.frame-skip must be at least 1")
-        require(self.noop_max >= 0, "environment.noop-max must not be negative")
-        require(self.max_frames >= 1, "environment.max-frames must be at least 1")
-        require(0 <= self.sticky_actions < 1, "environment.sticky-actions must lie in [0, 1)")
-        require(
-            self.max_episode_steps is None or self.max_episode_steps >= 1,
-            "environment.max-episode-steps must be at least 1",
-        )
+        check_ranges(self, "environment")
+
         keyword_arguments(self.arguments)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from actors.episode_clip import EpisodeClip
 from actors.lanes import Lanes, LaneStep
 from actors.rollout import Episode, EpisodeTally
 from agent57.bandit import SlidingWindowUCB
-from agent57.config import AgentConfig, require
+from agent57.config import AgentConfig
+from agent57.ranges import Range, Share, check_ranges
 
 EVALUATION_STEPS = 10_000
 """Steps after which an evaluated episode is cut where no limit is registered or configured, or rounds might not end."""
@@ -29,25 +30,23 @@ EVALUATION_STEPS = 10_000
 class EvaluationConfig:
     """Greedy evaluation during training (Agent57 appendix)."""
 
-    episodes: int = 8
+    episodes: Annotated[int, Range(at_least=1, at_most=1024)] = 8
     """Episodes of one round, played side by side."""
-    period_env_frames: int = 1_000_000
+    period_env_frames: Annotated[int, Range(at_least=0, at_most=10**15)] = 1_000_000
     """Environment frames of training between the starts of two rounds; 0 turns evaluation off."""
-    epsilon: float = 0.01
+    epsilon: Share = 0.01
     """Epsilon of the evaluated policies."""
-    bandit_window: int = 3600
+    bandit_window: Annotated[int, Range(at_least=1, at_most=10**7)] = 3600
     """Episodes that the evaluator's bandit remembers."""
-    bandit_epsilon: float = 0.01
+    bandit_epsilon: Share = 0.01
     """Probability of a random policy in an evaluated episode."""
-    ucb_bonus: float = 1.0
+    ucb_bonus: Annotated[float, Range(at_least=0, at_most=1e6)] = 1.0
     """Exploration bonus of the evaluator's bandit."""
-    policy_index: int | None = None
+    policy_index: Annotated[int | None, Range(at_least=0, at_most=4095)] = None
     """Evaluate this policy alone, without a bandit (0: the exploitative one)."""
 
     def __post_init__(self) -> None:
-        require(self.episodes >= 1, "evaluation.episodes must be at least 1")
-        require(self.period_env_frames >= 0, "evaluation.period-env-frames must not be negative")
-        require(0 <= self.epsilon <= 1, "evaluation.epsilon must lie in [0, 1]")
+        check_ranges(self, "evaluation")
 
 
 class Evaluator:

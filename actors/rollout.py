@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ import torch
 from actors.environments import EnvironmentConfig, LaneEnvironments
 from actors.lanes import Lanes, LaneStep
 from actors.sequence_builder import BuiltSequence, SequenceBuilder
-from agent57.config import AgentConfig, require
+from agent57.config import AgentConfig
 from agent57.losses import loss_mask, sequence_priorities, td_errors, with_mixed_rewards
 from agent57.policy_family import PolicyFamily, lane_epsilons
+from agent57.ranges import Range, check_ranges
 from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
 
 
@@ -28,13 +29,13 @@ from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch, Sequenc
 class ActorConfig:
     """How lanes act (Agent57 appendix)."""
 
-    epsilon_base: float = 0.4
+    epsilon_base: Annotated[float, Range(above=0, at_most=1)] = 0.4
     """Epsilon of the most random lane; lane l of L has base^(1 + alpha l / (L - 1))."""
-    epsilon_alpha: float = 8.0
+    epsilon_alpha: Annotated[float, Range(at_least=0, at_most=1000)] = 8.0
     """Spread of the epsilons over lanes."""
-    steps_per_request: int = 100
+    steps_per_request: Annotated[int, Range(at_least=1, at_most=10_000)] = 100
     """Most steps of each lane between two pulls of weights; also the size of one request to a worker."""
-    max_policy_lag: int = 0
+    max_policy_lag: Annotated[int, Range(at_least=0, at_most=10**9)] = 0
     """Learner updates between two pulls of weights at most: where updates come fast beside steps, requests are made
     shorter than steps-per-request; 0 keeps those."""
     torso_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
@@ -42,9 +43,7 @@ class ActorConfig:
     instructions for it."""
 
     def __post_init__(self) -> None:
-        require(0 < self.epsilon_base <= 1, "actor.epsilon-base must lie in (0, 1]")
-        require(self.steps_per_request >= 1, "actor.steps-per-request must be at least 1")
-        require(self.max_policy_lag >= 0, "actor.max-policy-lag must not be negative")
+        check_ranges(self, "actor")
 
 
 @dataclass(frozen=True)

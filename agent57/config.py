@@ -1,13 +1,15 @@
 """Every constant of the algorithm, with the paper's value as its default.
 
-The classes are frozen and say which values they refuse; nothing is changed after parsing. Each is read by
-the module of the same name. Values differing from the paper live in the presets (`cluster/presets.py`).
+The classes are frozen, each number states its range (`ranges.py`), and nothing is changed after parsing. Each is read
+by the module of the same name. Values differing from the paper live in the presets (`cluster/presets.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from agent57.ranges import Range, Share, Width, check_ranges
 
 
 def require(condition: bool, message: str) -> None:
@@ -20,20 +22,20 @@ def require(condition: bool, message: str) -> None:
 class PolicyFamilyConfig:
     """The (beta_j, gamma_j) of the N policies (Agent57 appendix, NGU appendix)."""
 
-    num_policies: int = 32
+    num_policies: Annotated[int, Range(at_least=1, at_most=4096)] = 32
     """N, the number of policies; 1 trains a single exploitative policy with beta = 0."""
-    beta_max: float = 0.3
+    beta_max: Annotated[float, Range(at_least=0, at_most=1e6)] = 0.3
     """Largest intrinsic reward weight."""
-    gamma_max: float = 0.9999
+    gamma_max: Annotated[float, Range(above=0, below=1)] = 0.9999
     """Discount of policy 0; match it to the task's horizon on short tasks."""
-    gamma_mid: float = 0.997
+    gamma_mid: Annotated[float, Range(above=0, below=1)] = 0.997
     """Discount of policy 7 (families of 10 or more)."""
-    gamma_min: float = 0.99
+    gamma_min: Annotated[float, Range(above=0, below=1)] = 0.99
     """Discount of the most exploratory policy."""
 
     def __post_init__(self) -> None:
-        require(self.num_policies >= 1, "family.num-policies must be at least 1")
-        require(self.beta_max >= 0, "family.beta-max must not be negative")
+        check_ranges(self, "family")
+
         require(0 < self.gamma_min <= self.gamma_max < 1, "discounts must satisfy 0 < gamma-min <= gamma-max < 1")
         require(
             self.num_policies < 10 or self.gamma_min <= self.gamma_mid <= self.gamma_max,
@@ -48,27 +50,30 @@ class NetworkConfig:
     torso: Literal["auto", "conv", "small_conv", "mlp"] = "auto"
     """conv: Atari's three layers; small_conv: 3x3 kernels for grids; mlp: flattened input. auto picks conv for
     images of 36 pixels or more, small_conv for smaller images, mlp for vectors."""
-    conv_filters: tuple[int, int, int] = (32, 64, 64)
+    conv_filters: Annotated[tuple[int, int, int], Range(at_least=1, at_most=1024)] = (32, 64, 64)
     """Filters of the three convolutions (small_conv uses the last two)."""
-    torso_size: int = 512
+    torso_size: Width = 512
     """Width of the linear layer that ends a torso."""
-    lstm_size: int = 512
+    lstm_size: Width = 512
     """Width of the LSTM."""
-    head_size: int = 512
+    head_size: Width = 512
     """Hidden width of the two dueling heads."""
-    embedding_size: int = 32
+    embedding_size: Width = 32
     """Width of the controllable state."""
-    embedding_hidden: int = 128
+    embedding_hidden: Width = 128
     """Hidden width of the action classifier on two controllable states."""
     embedding_inputs: Literal["normalized", "scaled"] = "normalized"
     """normalized: every pixel by its running mean and std, as for RND; scaled: to [0, 1] alone, as in the paper. Frames
     that hardly change need the first, frames full of noise the second."""
-    rnd_size: int = 128
+    rnd_size: Width = 128
     """Output width of the RND target and predictor."""
     separate: bool = True
     """A Q-network each for extrinsic and intrinsic rewards; otherwise one learns r^e + beta r^i (NGU; an ablation)."""
     recurrent: bool = True
     """Carry the LSTM's state from step to step; otherwise every step starts from zeros (an ablation)."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "network")
 
 
 @dataclass(frozen=True)
@@ -81,31 +86,32 @@ class IntrinsicConfig:
     are ablations)."""
     embedding: Literal["learned", "random"] = "learned"
     """learned: controllable states; random: the embedding network stays as initialised (an ablation)."""
-    num_neighbours: int = 10
+    num_neighbours: Annotated[int, Range(at_least=1, at_most=1000)] = 10
     """k of the k-nearest-neighbour look-up."""
     young_memory: Literal["unpaid", "padded"] = "unpaid"
     """What a memory of fewer than k entries pays. unpaid: nothing; padded: as if the missing neighbours were at the
     average distance, for episodes that are hardly longer than k steps."""
-    memory_capacity: int = 30_000
+    memory_capacity: Annotated[int, Range(at_least=1, at_most=10**7)] = 30_000
     """Entries of one lane's episodic memory (a ring)."""
-    kernel_epsilon: float = 1e-4
+    kernel_epsilon: Annotated[float, Range(above=0, at_most=1)] = 1e-4
     """Constant of the inverse kernel."""
-    cluster_distance: float = 0.008
+    cluster_distance: Annotated[float, Range(at_least=0, at_most=1e6)] = 0.008
     """Relative squared distance below which two states count as the same."""
-    pseudo_count: float = 1e-3
+    pseudo_count: Annotated[float, Range(above=0, at_most=1e6)] = 1e-3
     """Constant c added to the square root of the similarity."""
-    max_similarity: float = 8.0
+    max_similarity: Annotated[float, Range(above=0, at_most=1e6)] = 8.0
     """Similarity above which nothing is paid."""
-    distance_decay: float = 0.999
+    distance_decay: Annotated[float, Range(at_least=0, below=1)] = 0.999
     """Decay, per step of a lane, of the moving average of squared neighbour distances."""
-    max_lifelong_scale: float = 5.0
+    max_lifelong_scale: Annotated[float, Range(at_least=1, at_most=1e6)] = 5.0
     """L, the upper clip of the life-long multiplier alpha."""
-    error_horizon: int = 1_000_000
+    error_horizon: Annotated[int, Range(at_least=1, at_most=10**12)] = 1_000_000
     """Steps of a worker over which RND errors are averaged: a plain running mean up to this many, then exponential.
     Much longer than the predictor takes to improve, and old errors keep alpha below 1."""
 
     def __post_init__(self) -> None:
-        require(self.num_neighbours >= 1, "intrinsic.num-neighbours must be at least 1")
+        check_ranges(self, "intrinsic")
+
         require(
             self.memory_capacity >= self.num_neighbours, "intrinsic.memory-capacity must hold at least num-neighbours"
         )
@@ -117,39 +123,37 @@ class LossConfig:
 
     trace: Literal["retrace", "peng"] = "retrace"
     """retrace: the paper's off-policy correction; peng: Peng's Q(lambda), uncorrected."""
-    trace_lambda: float = 0.95
+    trace_lambda: Share = 0.95
     """lambda of the trace."""
-    target_epsilon: float = 0.01
+    target_epsilon: Annotated[float, Range(at_least=0, below=1)] = 0.01
     """Epsilon of the epsilon-greedy target policy."""
     mix: Literal["rescaled", "linear"] = "rescaled"
     """How Q^e and Q^i combine: h(h^-1(Q^e) + beta h^-1(Q^i)), or Q^e + beta Q^i."""
-    rescale_epsilon: float = 1e-3
+    rescale_epsilon: Annotated[float, Range(above=0, at_most=1)] = 1e-3
     """eps of the value rescaling h."""
-    priority_eta: float = 0.9
+    priority_eta: Share = 0.9
     """Weight of the largest against the mean TD error in a sequence's priority."""
     normalize_td: bool = False
     """Divide each network's TD errors by their running standard deviation, in loss and priority (not in the paper)."""
     normalize_intrinsic: bool = False
     """Divide intrinsic rewards by their running standard deviation before the networks see and learn them (not in
     the paper)."""
-    burn_in: int = 0
+    burn_in: Annotated[int, Range(at_least=0, at_most=10_000)] = 0
     """Steps at a sequence's start that only warm up the recurrent state (0 in Agent57, 40 in R2D2)."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.trace_lambda <= 1, "loss.trace-lambda must lie in [0, 1]")
-        require(0 <= self.target_epsilon < 1, "loss.target-epsilon must lie in [0, 1)")
-        require(self.burn_in >= 0, "loss.burn-in must not be negative")
+        check_ranges(self, "loss")
 
 
 @dataclass(frozen=True)
 class BanditConfig:
     """The meta-controller's sliding-window UCB (Agent57 section 3.2)."""
 
-    window: int = 160
+    window: Annotated[int, Range(at_least=1, at_most=10**7)] = 160
     """Pulls remembered (section 4 of the paper; its table prints 90)."""
-    epsilon: float = 0.5
+    epsilon: Share = 0.5
     """Probability of a uniformly random arm."""
-    ucb_bonus: float = 1.0
+    ucb_bonus: Annotated[float, Range(at_least=0, at_most=1e6)] = 1.0
     """Weight of the exploration bonus sqrt(1 / N)."""
     normalize_returns: bool = False
     """Scale returns by the window's range before the bonus is added (not in the paper)."""
@@ -160,20 +164,20 @@ class BanditConfig:
     lane plays policy N-1."""
 
     def __post_init__(self) -> None:
-        require(self.window >= 1, "bandit.window must be at least 1")
-        require(0 <= self.epsilon <= 1, "bandit.epsilon must lie in [0, 1]")
+        check_ranges(self, "bandit")
 
 
 @dataclass(frozen=True)
 class SequenceConfig:
     """How episodes are cut into sequences (R2D2 section 2.3; Agent57 appendix)."""
 
-    trace_length: int = 160
+    trace_length: Annotated[int, Range(at_least=1, at_most=10_000)] = 160
     """T, transitions per sequence."""
-    replay_period: int = 80
+    replay_period: Annotated[int, Range(at_least=1, at_most=10_000)] = 80
     """Steps between the starts of two sequences; the overlap is trace-length minus this."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "sequence")
         require(
             1 <= self.replay_period <= self.trace_length, "sequence.replay-period must lie between 1 and trace-length"
         )

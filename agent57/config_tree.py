@@ -24,10 +24,10 @@ def config_from_dict(cls: Any, values: Any, where: str = "") -> Any:
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
             value = config_from_dict(hint, value, f"{where}{name}.")
-        elif typing.get_origin(hint) is tuple:
-            value = tuple(value)
-        elif not _fits(value, hint):
-            raise ValueError(f"{where}{name} should be {hint}, not {value!r}")
+        else:
+            value = tuple(value) if isinstance(value, list) and typing.get_origin(hint) is tuple else value
+            if not _fits(value, hint):
+                raise ValueError(f"{where}{name} should be {hint}, not {value!r}")
         arguments[name] = value
     return cls(**arguments)
 
@@ -35,6 +35,11 @@ def config_from_dict(cls: Any, values: Any, where: str = "") -> Any:
 def _fits(value: Any, hint: Any) -> bool:
     if typing.get_origin(hint) is typing.Literal:
         return value in typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        entries = typing.get_args(hint)
+        if isinstance(value, tuple) and entries[-1] is Ellipsis:
+            entries = entries[:1] * len(value)
+        return isinstance(value, tuple) and len(value) == len(entries) and all(map(_fits, value, entries))
     if isinstance(hint, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
     if hint is float:

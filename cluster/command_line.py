@@ -99,7 +99,7 @@ def _take_option(arguments: list[str], name: str) -> tuple[str | None, list[str]
     while index < len(arguments):
         argument = arguments[index]
         if argument == name:
-            if index + 1 == len(arguments):
+            if index + 1 == len(arguments) or arguments[index + 1].startswith("--"):
                 raise UserError(f"{name} needs a value.")
             value = arguments[index + 1]
             index += 1
@@ -127,12 +127,24 @@ def _apply_flags(default: TrainConfig, arguments: list[str]) -> TrainConfig:
             return tyro.cli(TrainConfig, default=default, args=arguments, prog="launch.py train")
     except ValueError as error:
         raise UserError(f"{error}.") from None
-    except SystemExit:
-        # tyro draws a box of several lines; its text is one sentence.
-        words = re.sub(r"[╭╮╰╯│─┆]|\x1b\[[0-9;]*m", " ", complaint.getvalue())
-        words = re.sub(r"\s+", " ", words).strip()
-        words = words.removeprefix("Parsing error ").split(" For full helptext")[0].strip()
-        raise UserError(words or "the flags could not be understood: see 'launch.py train --help'.") from None
+    except SystemExit as stop:
+        raise UserError(_sentence(stop.__context__, complaint.getvalue())) from None
+
+
+def _sentence(error: BaseException | None, drawn: str) -> str:
+    """What is wrong with the flags, out of tyro's own error, or of the box of several lines that it drew."""
+    words = re.sub(r"[╭╮╰╯│┆]|\x1b\[[0-9;]*m", " ", drawn)
+    words = re.sub(r"\s+", " ", words).split(" For full helptext")[0].strip()
+    if error is None or not error.args:
+        # Below the title and its rule.
+        words = re.split(r"[-─]{5,} ?", words.rstrip("-─ "))[-1].rstrip(". ")
+        return f"{words or 'the flags could not be understood'}: 'launch.py train --help' lists every flag."
+    reason, parsed = str(error.args[0]).rstrip("."), re.search(r"Error parsing (--\S+):", words)
+    if parsed is None:
+        return f"{reason}."
+    given = re.search(r"(?:base 10|to float): (.*)$", reason)
+    kind = "whole number" if "int()" in reason else "number"
+    return f"{parsed[1]} takes a {kind}, not {given[1]}." if given else f"{parsed[1]}: {reason}."
 
 
 def _flags(cls: type, prefix: str) -> set[str]:

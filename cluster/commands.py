@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 
 from actors.atari_scores import game_of, human_normalised_score
@@ -166,7 +167,8 @@ def _sequence_spec(config: TrainConfig) -> tuple[SequenceSpec, list[str]]:
     """The shapes of this run, and warnings about its environment, from a trial of it."""
     try:
         trial = try_environment(config.env, config.environment)
-        Agent57Networks(trial.spec, config.family.num_policies, config.network)
+        with torch.device("meta"):
+            Agent57Networks(trial.spec, config.family.num_policies, config.network)
     except UnsupportedEnvironment as error:
         raise UserError(str(error)) from None
     except (ValueError, RuntimeError) as error:

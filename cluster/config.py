@@ -10,6 +10,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from actors.environments import EnvironmentConfig
 from actors.evaluator import EvaluationConfig
@@ -25,6 +26,7 @@ from agent57.config import (
     require,
 )
 from agent57.config_tree import config_from_dict
+from agent57.ranges import Range, Share, check_ranges
 from cluster.errors import UserError
 from learner.learner import LearnerConfig
 from replay.plain_files import read_json
@@ -38,57 +40,46 @@ class ClusterConfig:
     address: str = ""
     """Ray cluster to run on: host:port, or auto for the one that this machine is a node of; empty starts a private Ray
     on this machine."""
-    num_workers: int = 0
+    num_workers: Annotated[int, Range(at_least=0, at_most=10_000)] = 0
     """Rollout workers (processes, one core each); 0 means one per core that learners and replay leave over."""
-    lanes_per_worker: int = 16
+    lanes_per_worker: Annotated[int, Range(at_least=1, at_most=4096)] = 16
     """Environments stepped together by one worker."""
-    worker_gpu_fraction: float = 0.0
+    worker_gpu_fraction: Share = 0.0
     """Share of a GPU on which each worker's networks run, for workers of many lanes; 0 means the CPU."""
-    num_learners: int = 1
+    num_learners: Annotated[int, Range(at_least=1, at_most=1024)] = 1
     """Learner processes (ranks) that share each batch, with a GPU each where there are GPUs."""
-    learner_threads: int = 0
+    learner_threads: Annotated[int, Range(at_least=0, at_most=1024)] = 0
     """CPU threads of each learner; 0 means the cores that no worker takes, at least one."""
-    replay_shards: int = 0
+    replay_shards: Annotated[int, Range(at_least=0, at_most=1024)] = 0
     """Processes that hold the replay, an equal part each; 0 means one per 32 workers."""
-    updates_per_request: int = 10
+    updates_per_request: Annotated[int, Range(at_least=1, at_most=10_000)] = 10
     """Most updates asked of the learner at a time; weights are published after each request."""
-    prefetch_batches: int = 2
+    prefetch_batches: Annotated[int, Range(at_least=1, at_most=100)] = 2
     """Batches sampled and decompressed ahead of the learner."""
-    object_store_gb: float = 0.5
+    object_store_gb: Annotated[float, Range(at_least=0.08, at_most=1e4)] = 0.5
     """Size of Ray's shared-memory store; only messages in flight live there."""
-    request_timeout_seconds: float = 600.0
+    request_timeout_seconds: Annotated[float, Range(above=0, at_most=1e6)] = 600.0
     """A process that takes longer than this over one request counts as hung and is replaced."""
-    max_restarts: int = 5
+    max_restarts: Annotated[int, Range(at_least=0, at_most=10**6)] = 5
     """Restarts of one process within restart_window_minutes after which the run stops with the first cause."""
-    restart_window_minutes: float = 10.0
+    restart_window_minutes: Annotated[float, Range(above=0, at_most=1e6)] = 10.0
     """See max_restarts."""
 
     def __post_init__(self) -> None:
-        require(self.num_workers >= 0, "cluster.num-workers must not be negative")
-        require(self.lanes_per_worker >= 1, "cluster.lanes-per-worker must be at least 1")
-        require(0 <= self.worker_gpu_fraction <= 1, "cluster.worker-gpu-fraction must lie between 0 and 1")
-        require(self.num_learners >= 1, "cluster.num-learners must be at least 1")
-        require(self.learner_threads >= 0, "cluster.learner-threads must not be negative")
-        require(self.replay_shards >= 0, "cluster.replay-shards must not be negative")
-        require(self.updates_per_request >= 1, "cluster.updates-per-request must be at least 1")
-        require(self.prefetch_batches >= 1, "cluster.prefetch-batches must be at least 1")
-        require(self.object_store_gb >= 0.08, "cluster.object-store-gb must be at least 0.08")
-        require(self.request_timeout_seconds > 0, "cluster.request-timeout-seconds must be positive")
-        require(self.max_restarts >= 0, "cluster.max-restarts must not be negative")
+        check_ranges(self, "cluster")
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     """When checkpoints are written; one is always written when the run stops."""
 
-    period_minutes: float = 10.0
+    period_minutes: Annotated[float, Range(above=0, at_most=1e6)] = 10.0
     """Minutes between two checkpoints."""
-    keep: int = 2
+    keep: Annotated[int, Range(at_least=1, at_most=10_000)] = 2
     """Checkpoints kept; each holds the whole replay."""
 
     def __post_init__(self) -> None:
-        require(self.period_minutes > 0, "checkpoint.period-minutes must be positive")
-        require(self.keep >= 1, "checkpoint.keep must be at least 1")
+        check_ranges(self, "checkpoint")
 
 
 @dataclass(frozen=True)
@@ -99,15 +90,15 @@ class TrainConfig:
     """Gymnasium id, or module:Id to import a module that registers it."""
     run_dir: str = ""
     """Folder of the run; empty means runs/<environment>-<preset>-<seed>-<time>."""
-    seed: int = 0
+    seed: Annotated[int, Range(at_least=0, at_most=2**63 - 1)] = 0
     """Seed of networks, environments, exploration, bandits and replay."""
     serial: bool = False
     """Run everything in this process, without Ray: deterministic, resumable bit for bit."""
-    max_minutes: float = 0.0
+    max_minutes: Annotated[float, Range(at_least=0, at_most=1e8)] = 0.0
     """Stop after this many minutes of this session; 0 means never."""
-    max_env_frames: int = 0
+    max_env_frames: Annotated[int, Range(at_least=0, at_most=10**15)] = 0
     """Stop at this many environment frames of the whole run; 0 means never."""
-    log_seconds: float = 10.0
+    log_seconds: Annotated[float, Range(above=0, at_most=1e6)] = 10.0
     """Seconds between two points in TensorBoard."""
     family: PolicyFamilyConfig = field(default_factory=PolicyFamilyConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -124,9 +115,8 @@ class TrainConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        require(self.max_minutes >= 0, "max-minutes must not be negative")
-        require(self.max_env_frames >= 0, "max-env-frames must not be negative")
-        require(self.log_seconds > 0, "log-seconds must be positive")
+        check_ranges(self, "")
+
         needed = self.replay.min_sequences * self.sequence.replay_period
         require(
             needed <= self.replay.capacity_steps,

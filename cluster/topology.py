@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from agent57.networks import Agent57Networks
 from agent57.policy_family import PolicyFamily, lane_epsilons
 from agent57.structures import SequenceSpec
@@ -263,7 +265,8 @@ class _Sizes:
 
 def network_parameters(config: TrainConfig, spec: SequenceSpec) -> int:
     """Weights of the five networks together."""
-    networks = Agent57Networks(spec.environment, config.family.num_policies, config.network)
+    with torch.device("meta"):
+        networks = Agent57Networks(spec.environment, config.family.num_policies, config.network)
     return sum(parameter.numel() for parameter in networks.parameters())
 
 

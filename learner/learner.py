@@ -8,8 +8,9 @@ process (`cluster/remotes.py`) or inline by the serial mode.
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from agent57.config import AgentConfig, require
 from agent57.losses import QLosses, embedding_loss, last_transitions, q_losses, rnd_loss
 from agent57.networks import Agent57Networks, flatten_weights, load_flat_weights
 from agent57.policy_family import PolicyFamily
+from agent57.ranges import Range, check_ranges
 from agent57.structures import EXTRINSIC, INTRINSIC, EnvironmentSpec, SequenceBatch
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
 from learner.data_parallel import Ranks, broadcast_tensors, common_moments, sum_gradients
@@ -32,36 +34,38 @@ SCALE_DECAY = 0.999
 class LearnerConfig:
     """Optimisation constants (Agent57 appendix)."""
 
-    batch_size: int = 64
+    batch_size: Annotated[int, Range(at_least=1, at_most=65_536)] = 64
     """Sequences per update."""
-    learning_rate: float = 1e-4
+    learning_rate: Annotated[float, Range(at_least=0, at_most=1)] = 1e-4
     """Adam learning rate of both Q-networks."""
-    rnd_learning_rate: float = 5e-4
+    rnd_learning_rate: Annotated[float, Range(at_least=0, at_most=1)] = 5e-4
     """Adam learning rate of the RND predictor."""
-    embedding_learning_rate: float = 5e-4
+    embedding_learning_rate: Annotated[float, Range(at_least=0, at_most=1)] = 5e-4
     """Adam learning rate of the embedding and its classifier."""
-    embedding_l2: float = 1e-5
+    embedding_l2: Annotated[float, Range(at_least=0, at_most=1000)] = 1e-5
     """L2 penalty on the embedding's weights."""
-    adam_epsilon: float = 1e-4
+    adam_epsilon: Annotated[float, Range(above=0, at_most=1)] = 1e-4
     """Adam epsilon, of all optimizers."""
-    max_grad_norm: float = 40.0
+    max_grad_norm: Annotated[float, Range(above=0, at_most=1e9)] = 40.0
     """Gradient norm clip, of each network by itself."""
-    target_period: int = 1500
+    target_period: Annotated[int, Range(at_least=1, at_most=10**9)] = 1500
     """Updates between two hard copies into the target networks."""
-    auxiliary_steps: int = 5
+    auxiliary_steps: Annotated[int, Range(at_least=1, at_most=10_000)] = 5
     """Last transitions of each sequence on which embedding and RND predictor are trained."""
     torso_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Arithmetic of the torsos (autocast; weights stay float32). auto: bfloat16 where the device has instructions for
     it."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one."""
-    max_bad_updates: int = 20
+    max_bad_updates: Annotated[int, Range(at_least=1, at_most=10**6)] = 20
     """Updates in a row with a NaN or an infinity after which the run stops; a single one is skipped."""
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "learner.batch-size must be at least 1")
-        require(self.target_period >= 1, "learner.target-period must be at least 1")
-        require(self.auxiliary_steps >= 1, "learner.auxiliary-steps must be at least 1")
+        check_ranges(self, "learner")
+        require(
+            re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", self.device, re.ASCII) is not None,
+            f"--learner.device is auto, cpu, cuda or cuda:N (got {self.device!r})",
+        )
 
 
 class TrainingDiverged(RuntimeError):

@@ -14,10 +14,11 @@ import zlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from agent57.config import require
+from agent57.config import Range, check_ranges, require
 from replay.plain_files import load_arrays, open_plain, read_json
 from replay.sum_tree import SumTree
 
@@ -31,26 +32,21 @@ PRIORITY_FLOOR = 1e-6
 class ReplayConfig:
     """Size and pace of the replay (Agent57 appendix)."""
 
-    capacity_steps: int = 5_000_000
+    capacity_steps: Annotated[int, Range(at_least=1, at_most=10**12)] = 5_000_000
     """Environment steps held; the overlap of two sequences counts once."""
-    max_gb: float = 8.0
+    max_gb: Annotated[float, Range(above=0, at_most=1e6)] = 8.0
     """Memory held, in GB of 1e9 bytes; whichever of the two limits is reached first evicts the oldest."""
-    priority_exponent: float = 0.9
+    priority_exponent: Annotated[float, Range(at_least=0, at_most=10)] = 0.9
     """Sequences are drawn in proportion to priority to this power; 0 is uniform."""
-    min_sequences: int = 6250
+    min_sequences: Annotated[int, Range(at_least=1, at_most=10**9)] = 6250
     """Sequences held before learning starts."""
-    replay_ratio: float = 0.8
+    replay_ratio: Annotated[float, Range(at_least=1e-4, at_most=1e4)] = 0.8
     """Trained transitions per environment step, enforced by pausing whichever side is ahead."""
-    ratio_tolerance: float = 0.1
+    ratio_tolerance: Annotated[float, Range(at_least=0, at_most=100)] = 0.1
     """How far either side may run ahead, as a share of the steps held when learning starts."""
 
     def __post_init__(self) -> None:
-        require(self.capacity_steps >= 1, "replay.capacity-steps must be at least 1")
-        require(self.max_gb > 0, "replay.max-gb must be positive")
-        require(self.priority_exponent >= 0, "replay.priority-exponent must not be negative")
-        require(self.min_sequences >= 1, "replay.min-sequences must be at least 1")
-        require(self.replay_ratio > 0, "replay.replay-ratio must be positive")
-        require(self.ratio_tolerance >= 0, "replay.ratio-tolerance must not be negative")
+        check_ranges(self, "replay")
 
 
 @dataclass

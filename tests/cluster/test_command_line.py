@@ -89,3 +89,21 @@ def test_help_lists_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
     for flag in ("--env", "--seed", "--serial", "--resume", "--preset", "--max-minutes", "--learner.batch-size"):
         assert flag in text
     assert "Sequences per update" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--learner.batch-size abc", "--learner.batch-size takes a whole number, not 'abc'."),
+        ("--learner.learning-rate=", "--learner.learning-rate takes a number, not ''."),
+        ("--seed 1.5", "--seed takes a whole number, not '1.5'."),
+        ("--loss.burn-in 500", "loss.burn-in must not exceed the overlap of two sequences (0)"),
+        ("--env", "Missing value for argument '--env'"),
+        ("--resume --serial", "--resume needs a value."),
+    ],
+)
+def test_a_mistake_is_told_without_the_frame_drawn_around_it(
+    arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch.main(["train", *arguments.split(" ")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
