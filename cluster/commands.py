@@ -7,7 +7,6 @@ Everything that can be wrong with the input is found before any process starts, 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.metadata
 import json
 import platform
@@ -32,6 +31,7 @@ from cluster.config import TrainConfig, load_config, save_config
 from cluster.console import format_duration, print_plan
 from cluster.errors import UserError
 from cluster.fleet import Fleet
+from cluster.resumed import refuse_other_agent
 from cluster.supervisor import Supervisor
 from cluster.topology import Topology, plan_rows, plan_topology
 
@@ -83,7 +83,7 @@ def _train(
     checkpoint = None
     if resume is not None:
         run_dir = resume
-        _refuse_other_agent(load_config(run_dir / "config.json"), config)
+        refuse_other_agent(load_config(run_dir / "config.json"), config)
         checkpoint = Checkpoints(run_dir, config.checkpoint.keep).latest_or_error(console.print)
     else:
         run_dir = Path(config.run_dir) if config.run_dir else _default_run_dir(config, preset)
@@ -124,30 +124,24 @@ def _summary(supervisor: Supervisor, why: str, run_dir: Path) -> list[tuple[str,
     checkpoints = supervisor.checkpoints.all()
     module = module_of(supervisor.config.env)
     trust = f" --trust-modules {module}" if module and not module.startswith("actors.") else ""
-    return [
+    rows = [
         ("stopped", f"{why}, after {format_duration(60 * minutes)}"),
         ("trained", f"{supervisor.env_frames:,} environment frames, {supervisor.learner_updates:,} updates"),
         ("score", score),
         ("troubles", f"{supervisor.restarts} restarts, {telemetry.warnings} warnings"),
         ("checkpoint", str(checkpoints[-1]) if checkpoints else "none"),
         ("curves", f"tensorboard --logdir {run_dir.parent}"),
+    ]
+    if not checkpoints:
+        return [*rows, ("begin anew", "without a checkpoint, this run cannot go on or be played")]
+    return [
+        *rows,
         ("go on", f"python launch.py train --resume {run_dir}{trust}"),
         ("evaluate", f"python launch.py eval {run_dir} --episodes 30{trust}"),
         ("watch", f"python launch.py eval {run_dir} --video {run_dir / 'episode.mp4'}{trust}"),
         ("report", f"python launch.py report {run_dir}"),
         ("export", f"python launch.py export {run_dir}{trust}"),
     ]
-
-
-FIXED_OVER_RESUME = ("env", "network", "sequence.trace_length", "family.num_policies", "bandit.scope")
-"""What a checkpoint was made with and cannot do without."""
-
-
-def _refuse_other_agent(saved: TrainConfig, config: TrainConfig) -> None:
-    for path in FIXED_OVER_RESUME:
-        before, after = (functools.reduce(getattr, path.split("."), whole) for whole in (saved, config))
-        if before != after:
-            raise UserError(f"{path.replace('_', '-')} cannot change over a resume: start a new run for that.")
 
 
 def _make_fleet(config: TrainConfig, topology: Topology, session: RaySession | None, run_dir: Path) -> Fleet:

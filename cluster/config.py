@@ -95,7 +95,7 @@ class TrainConfig:
     serial: bool = False
     """Run everything in this process, without Ray: deterministic, resumable bit for bit."""
     max_minutes: Annotated[float, Range(at_least=0, at_most=1e8)] = 0.0
-    """Stop after this many minutes of this session; 0 means never."""
+    """Stop after this many minutes of this session, from when training is up; 0 means never."""
     max_env_frames: Annotated[int, Range(at_least=0, at_most=10**15)] = 0
     """Stop at this many environment frames of the whole run; 0 means never."""
     log_seconds: Annotated[float, Range(above=0, at_most=1e6)] = 10.0

@@ -64,6 +64,10 @@ class RayFleet:
 
     exact_resume = False
 
+    def resumes_exactly(self, checkpoint: Path) -> bool:
+        """Whether lanes go on in the middle of their episodes: never, they begin new ones."""
+        return False
+
     def __init__(
         self, config: TrainConfig, topology: Topology, session: RaySession | None = None, run_dir: Path | None = None
     ) -> None:

@@ -98,15 +98,18 @@ def for_lanes(running_state: dict[str, Any], num_lanes: int) -> dict[str, Any]:
     mean = float((sums[seen] / weights[seen]).mean()) if seen.any() else 0.0
     weight = float(weights[seen].mean()) if seen.any() else 0.0
     return running_state | {
-        "distance_sum": _full(num_lanes, mean * weight),
-        "distance_weight": _full(num_lanes, weight),
+        "distance_sum": np.full(num_lanes, mean * weight),
+        "distance_weight": np.full(num_lanes, weight),
     }
 
 
-def _full(length: int, value: float) -> Any:
-    import torch
-
-    return torch.full((length,), value, dtype=torch.float64)
+def for_workers(running_states: dict[int, dict[str, Any]], num_workers: int, num_lanes: int) -> dict[int, dict]:
+    """``running_states`` for other numbers of workers and lanes: each worker gets those of one that had some."""
+    known = [
+        state if len(state["distance_sum"]) == num_lanes else for_lanes(state, num_lanes)
+        for _, state in sorted(running_states.items())
+    ]
+    return {worker: known[worker % len(known)] for worker in range(num_workers) if known}
 
 
 def versions_of(run_dir: Path) -> dict[str, str]:

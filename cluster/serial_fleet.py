@@ -6,9 +6,11 @@ which they were submitted, and all of them within one `wait`; so nothing is half
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +25,13 @@ from replay.prioritized import PrioritizedReplay
 from replay.redistribution import load_share
 
 
+def _lanes_of(config: TrainConfig) -> dict[str, Any]:
+    """What the saved state of lanes fits: lanes made otherwise must begin their episodes anew."""
+    evaluation = {"episodes": config.evaluation.episodes, "policy_index": config.evaluation.policy_index}
+    parts = {name: dataclasses.asdict(getattr(config, name)) for name in ("environment", "intrinsic", "sequence")}
+    return {"lanes": config.cluster.lanes_per_worker, "evaluation": evaluation, **parts}
+
+
 class SerialFleet:
     """One worker, one replay, one learner and one evaluator, called in turn."""
 
@@ -32,6 +41,7 @@ class SerialFleet:
         # One thread: the order of a parallel sum would make results depend on the machine's load.
         torch.set_num_threads(1)
         keep_freed_memory()
+        self._config = config
         self.num_workers = 1
         self._replay_memory = PrioritizedReplay(config.replay, config.seed)
         self.replay, self.weights = LocalReplay(self._replay_memory), LocalWeights()
@@ -47,11 +57,17 @@ class SerialFleet:
         if checkpoint is not None:
             self._learner.load(checkpoint)
             load_share(self._replay_memory, checkpoint, 0, 1)
-            serial = load_tree(checkpoint, "serial") if (checkpoint / "serial.json").exists() else None
-            if serial is not None:
+            if self.resumes_exactly(checkpoint):
+                serial = load_tree(checkpoint, "serial")
                 self._worker.worker.load_state_dict(serial["worker"])
                 self._evaluator.evaluator.load_state_dict(serial["evaluator"])
         self._learner.publish(self.weights)
+
+    def resumes_exactly(self, checkpoint: Path) -> bool:
+        """Whether ``checkpoint`` holds the state of every lane, and lanes are as they were then."""
+        if not (checkpoint / "serial.json").exists():
+            return False
+        return load_tree(checkpoint, "serial_lanes") == _lanes_of(self._config)
 
     replay_ready = can_save = True
 
@@ -131,6 +147,7 @@ class SerialFleet:
             "evaluator": self._evaluator.evaluator.state_dict(),
         }
         save_tree(directory, "serial", state)
+        save_tree(directory, "serial_lanes", _lanes_of(self._config))
 
     def restore_running_state(self, worker: int, state: dict) -> None:
         """Hand a worker the running moments of its former life (a checkpoint that was not made serially)."""

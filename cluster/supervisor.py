@@ -30,6 +30,7 @@ from cluster.messages import (
 from cluster.meta_controller import MetaController
 from cluster.request_sizes import RequestSizes
 from cluster.restarts import Restarts
+from cluster.saved_agent import for_workers
 from cluster.sharded_replay import ShardStatistics
 from cluster.telemetry import Telemetry
 from cluster.topology import Topology
@@ -81,6 +82,7 @@ class Supervisor:
         self._waiting_since = 0.0
         self._stop_requested = ""
         self._texts: dict[str, str] = {}
+        self._trains = False
         self.telemetry = Telemetry(config, topology, run_dir)
 
     @property
@@ -154,7 +156,7 @@ class Supervisor:
         config = self.config
         if config.max_env_frames and self.env_frames >= config.max_env_frames:
             self.request_stop(f"reached {config.max_env_frames:,} environment frames")
-        elif config.max_minutes and self.telemetry.session_minutes >= config.max_minutes:
+        elif config.max_minutes and self._trains and self.telemetry.session_minutes >= config.max_minutes:
             self.request_stop(f"reached {config.max_minutes:g} minutes")
         return bool(self._stop_requested)
 
@@ -169,6 +171,9 @@ class Supervisor:
         evaluation_due = self._evaluating or self.env_frames >= self._next_evaluation
         if self.config.evaluation.period_env_frames and evaluation_due and self._is_idle(("evaluator", 0)):
             self._dispatch_evaluation()
+        if self._busy and not self._trains:
+            self._trains = True
+            self.telemetry.start_clock()
 
     def _is_idle(self, process: ProcessId) -> bool:
         return process not in self._busy and process not in self._restarts and self.fleet.ready(process)
@@ -407,15 +412,18 @@ class Supervisor:
         self.telemetry.load_state_dict(state["telemetry"])
         self._running_states = state["running_states"]
         self._evaluator_bandit = state["evaluator_bandit"]
-        if self.fleet.exact_resume and (directory / "serial.json").exists():
+        if self.fleet.resumes_exactly(directory):
             self._evaluating = state["evaluating"]
             self._arms_left = state["arms_left"]
             self._acted = {worker: tuple(acted) for worker, acted in state["acted"].items()}
             return
         self.meta_controller.abandon(range(self.topology.total_lanes))
-        saved = self._running_states
+        if self.fleet.exact_resume and (directory / "serial.json").exists():
+            self.telemetry.note("lanes have changed: their episodes begin anew, not bit for bit", self.env_frames)
         # Workers that are new begin with the moments of one that is not, rather than with none.
-        self._running_states = {w: saved[w % len(saved)] for w in range(self.fleet.num_workers) if saved}
+        self._running_states = for_workers(
+            self._running_states, self.fleet.num_workers, self.config.cluster.lanes_per_worker
+        )
         for worker, running_state in self._running_states.items():
             self.fleet.restore_running_state(worker, running_state)
         if self._evaluator_bandit is not None:

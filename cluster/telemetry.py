@@ -91,6 +91,10 @@ class Telemetry:
         if resumed_at is not None:
             self.note(f"resumed at {resumed_at:,} environment frames", resumed_at)
 
+    def start_clock(self) -> None:
+        """Count the session's minutes from now on, when the first process is ready."""
+        self._began = self._logged_at = time.monotonic()
+
     def describe(self, title: str, markdown: str) -> None:
         """Put a text (config, plan, versions) into TensorBoard."""
         assert self._log is not None

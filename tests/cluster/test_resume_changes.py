@@ -1,0 +1,108 @@
+"""What may change over a resume does, and what may not is refused in a sentence that leaves the run as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import launch
+from cluster.checkpoint import Checkpoints, load_tree
+from cluster.commands import train
+from cluster.config import TrainConfig, load_config
+from cluster.errors import UserError
+from cluster.resumed import refuse_other_agent
+from cluster.saved_agent import for_workers
+from tests.cluster.tiny import tiny_config
+
+
+def run(config: TrainConfig, frames: int, run_dir: Path, resume: bool) -> None:
+    config = dataclasses.replace(config, run_dir=str(run_dir), max_env_frames=frames)
+    assert train(config, "smoke", run_dir if resume else None) == 0
+
+
+def test_a_serial_run_goes_on_with_other_lanes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = tiny_config()
+    run(base, 400, tmp_path, resume=False)
+    frames = 400
+    for lanes in (7, 2):
+        frames += 400
+        changed = dataclasses.replace(base, cluster=dataclasses.replace(base.cluster, lanes_per_worker=lanes))
+        capsys.readouterr()
+        run(changed, frames, tmp_path, resume=True)
+        assert "lanes have changed" in capsys.readouterr().out
+    state = load_tree(Checkpoints(tmp_path, 9).latest_or_error(pytest.fail), "supervisor")
+    assert state["env_steps"] >= frames
+    assert len(state["running_states"][0]["distance_sum"]) == 2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--sequence.replay-period 5",
+        "--sequence.trace-length 12",
+        "--environment.arguments length=9",
+        "--environment.full-action-set",
+        "--environment.frame-skip 2",
+        "--environment.sticky-actions 0.25",
+        "--env CartPole-v1",
+        "--family.beta-max 0.1",
+        "--network.lstm-size 32",
+        "--network.no-separate",
+        "--bandit.scope lane",
+        "--intrinsic.novelty episodic",
+    ],
+)
+def test_what_a_checkpoint_cannot_follow_is_refused(
+    flags: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    trust = ["--trust-modules", "tests.fakes"]
+    assert launch.main(["train", "--resume", str(finished), *trust, *flags.split(" ")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{flags.split(' ')[0].replace('--network.no-', '--network.')} cannot change over a resume" in line
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("finished")
+    run(tiny_config(), 400, run_dir, resume=False)
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [
+        ("evaluation", {"episodes": 3, "bandit_window": 5}),
+        ("environment", {"max_episode_steps": 6}),
+        ("intrinsic", {"memory_capacity": 50}),
+        ("bandit", {"window": 7}),
+        ("replay", {"capacity_steps": 2_000}),
+        ("actor", {"steps_per_request": 7}),
+    ],
+)
+def test_what_may_change_does(section: str, changes: dict[str, Any], finished: Path) -> None:
+    config = load_config(finished / "config.json")
+    changed = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)})
+    refuse_other_agent(config, changed)
+    frames = int(Checkpoints(finished, 9).latest_or_error(pytest.fail).name) + 200
+    run(changed, frames, finished, resume=True)
+
+
+def test_more_workers_begin_with_the_moments_of_old_ones() -> None:
+    states = {index: {"distance_sum": [float(index)] * 2, "distance_weight": [1.0] * 2} for index in (1, 2)}
+    assert [state["distance_sum"][0] for _, state in sorted(for_workers(states, 3, 2).items())] == [1.0, 2.0, 1.0]
+    assert [len(state["distance_sum"]) for state in for_workers(states, 1, 5).values()] == [5]
+    assert for_workers({}, 2, 2) == {}
+
+
+def test_the_environment_cannot_change_but_its_limits_may() -> None:
+    config = tiny_config()
+    limits = dataclasses.replace(config.environment, max_frames=5, noop_max=0, max_episode_steps=9)
+    refuse_other_agent(config, dataclasses.replace(config, environment=limits))
+    skip = dataclasses.replace(config.environment, frame_skip=3)
+    with pytest.raises(UserError, match=r"the run has 4, asked for is 3"):
+        refuse_other_agent(config, dataclasses.replace(config, environment=skip))
