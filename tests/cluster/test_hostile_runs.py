@@ -15,6 +15,7 @@ from cluster.commands import train
 from cluster.config import TrainConfig
 from cluster.errors import TrainingStopped
 from cluster.metrics import read_metrics
+from cluster.telemetry import Telemetry
 from tests.cluster.tiny import tiny_config
 
 HOSTILE = "tests.hostile_environments:Hostile-v0"
@@ -81,6 +82,24 @@ def test_one_that_turns_bad_for_ever_stops_the_run_and_keeps_what_was_learned(
     # And can be gone on from, once the environment is mended.
     more = load_tree(newest(run_dir), "supervisor")["env_steps"] + 200
     assert train(hostile(run_dir, frames=more), "smoke", run_dir) == 0
+
+
+def test_a_reply_that_cannot_be_handled_is_a_failure_of_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.restarts.BACKOFF_SECONDS", (0.0,))
+    handle = Telemetry.rolled_out
+    calls = iter(range(10**6))
+
+    def trips_once(self: Telemetry, worker: int, reply: Any, **more: Any) -> None:
+        if next(calls) == 5:
+            reply.metrics = None
+        handle(self, worker, reply, **more)
+
+    monkeypatch.setattr(Telemetry, "rolled_out", trips_once)
+    assert train(hostile(tmp_path / "run", frames=1000), "smoke", None) == 0
+    assert read_metrics(tmp_path / "run")["health/restarts"].values[-1] == 1
+    assert "'NoneType' object has no attribute 'items'" in (tmp_path / "run/failures/worker-0.txt").read_text()
 
 
 def test_eval_names_an_environment_that_turns_bad(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
