@@ -139,7 +139,10 @@ def make_lanes(
 
     def make() -> gymnasium.Env:
         with _refusing(env_id, arguments):
-            return gymnasium.make(registered, disable_env_checker=True, **limit, **look, **arguments)
+            environment = gymnasium.make(registered, disable_env_checker=True, **limit, **look, **arguments)
+            # Wrappers ask for them late; without them nothing was made.
+            _ = environment.observation_space, environment.action_space
+            return environment
 
     return GymnasiumLanes(env_id, num_lanes, make, renders)
 

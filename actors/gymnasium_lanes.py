@@ -90,7 +90,7 @@ class GymnasiumLanes:
     def close(self) -> None:
         for environment in self._environments:
             # Whatever it says now, it is not needed any more.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, SystemExit):
                 environment.close()
 
     def _begin(self, lane: int, seed: dict[str, int]) -> Any:

@@ -124,6 +124,8 @@ class EpisodicMemory:
         return distances.numpy(), np.isfinite(lowest.numpy())
 
     def _average(self, distances: np.ndarray, ready: np.ndarray) -> None:
+        # The average outlives its episode: it must not take in what is not finite.
+        ready = ready & np.isfinite(distances)
         decay = np.where(ready, self.distance_decay, 1.0)
         self._distance_sum = decay * self._distance_sum + np.where(ready, distances, 0.0)
         self._distance_weight = decay * self._distance_weight + ready

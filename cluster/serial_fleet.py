@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -32,6 +33,18 @@ def _lanes_of(config: TrainConfig) -> dict[str, Any]:
     return {"lanes": config.cluster.lanes_per_worker, "evaluation": evaluation, **parts}
 
 
+@dataclass
+class _Unmade:
+    """In place of a worker or evaluator whose environments failed while it was made or restored; says so when asked."""
+
+    error: EnvironmentFault
+
+    def rollout(self, request: object) -> NoReturn:
+        raise self.error
+
+    evaluate = rollout
+
+
 class SerialFleet:
     """One worker, one replay, one learner and one evaluator, called in turn."""
 
@@ -46,11 +59,29 @@ class SerialFleet:
         self._replay_memory = PrioritizedReplay(config.replay, config.seed)
         self.replay, self.weights = LocalReplay(self._replay_memory), LocalWeights()
         self._config = config
-        self._worker = RolloutService(config, 0, 1, reproducible=True)
-        self._learner = LearnerService(config, serial=True)
-        self._evaluator = EvaluatorService(config, reproducible=True)
         self._broken: set[ProcessId] = set()
+        self._learner = LearnerService(config, serial=True)
+        self._make_worker()
+        self._make_evaluator()
         self._submitted: list[tuple[ProcessId, Callable[[], object]]] = []
+
+    def _make_worker(self, state: dict | None = None) -> None:
+        self._worker: RolloutService | _Unmade
+        try:
+            self._worker = RolloutService(self._config, 0, 1, reproducible=True)
+            if state is not None:
+                self._worker.worker.load_state_dict(state)
+        except EnvironmentFault as error:
+            self._worker = _Unmade(error)
+
+    def _make_evaluator(self, state: dict | None = None) -> None:
+        self._evaluator: EvaluatorService | _Unmade
+        try:
+            self._evaluator = EvaluatorService(self._config, reproducible=True)
+            if state is not None:
+                self._evaluator.evaluator.load_state_dict(state)
+        except EnvironmentFault as error:
+            self._evaluator = _Unmade(error)
 
     def start(self, checkpoint: Path | None) -> None:
         """Restore everything from ``checkpoint``, or begin afresh; then hand out the first weights."""
@@ -59,8 +90,8 @@ class SerialFleet:
             load_share(self._replay_memory, checkpoint, 0, 1)
             if self.resumes_exactly(checkpoint):
                 serial = load_tree(checkpoint, "serial")
-                self._worker.worker.load_state_dict(serial["worker"])
-                self._evaluator.evaluator.load_state_dict(serial["evaluator"])
+                self._make_worker(serial["worker"])
+                self._make_evaluator(serial["evaluator"])
         self._learner.publish(self.weights)
 
     def resumes_exactly(self, checkpoint: Path) -> bool:
@@ -122,11 +153,11 @@ class SerialFleet:
     def restart(self, process: ProcessId, checkpoint: Path | None, running_state: dict | None) -> None:
         """Make the worker or the evaluator anew, to go on from ``running_state``, after a fault of an environment."""
         if process[0] == "worker":
-            self._worker = RolloutService(self._config, 0, 1, reproducible=True)
+            self._make_worker()
             if running_state is not None:
                 self.restore_running_state(0, running_state)
         elif process[0] == "evaluator":
-            self._evaluator = EvaluatorService(self._config, reproducible=True)
+            self._make_evaluator()
             if running_state is not None:
                 self.restore_evaluator(running_state)
         else:
@@ -140,7 +171,7 @@ class SerialFleet:
         """
         self._learner.save(directory)
         self._replay_memory.save(directory, "replay-0")
-        if self._broken:
+        if self._broken or isinstance(self._worker, _Unmade) or isinstance(self._evaluator, _Unmade):
             return
         state = {
             "worker": self._worker.worker.state_dict(),
@@ -151,11 +182,13 @@ class SerialFleet:
 
     def restore_running_state(self, worker: int, state: dict) -> None:
         """Hand a worker the running moments of its former life (a checkpoint that was not made serially)."""
-        self._worker.worker.lanes.load_running_state(state)
+        if isinstance(self._worker, RolloutService):
+            self._worker.worker.lanes.load_running_state(state)
 
     def restore_evaluator(self, bandit: dict) -> None:
         """Hand the evaluator the bandit of its former life."""
-        self._evaluator.evaluator.bandit.load_state_dict(bandit)
+        if isinstance(self._evaluator, EvaluatorService):
+            self._evaluator.evaluator.bandit.load_state_dict(bandit)
 
     def priorities(self) -> object:
         """Priorities of all stored sequences, for a histogram."""

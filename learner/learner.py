@@ -284,7 +284,11 @@ class Learner:
         samples = torch.cat([raw_td, batch.intrinsic_rewards[None, 1:]])
         weight = shares.valid * (result.mask / result.mask.sum().clamp(min=1))
         means = torch.stack([(samples * weight).sum((1, 2)), (samples.square() * weight).sum((1, 2))], 1)
-        self._scale_moments.lerp_(self.ranks.sum_(means), 1 - SCALE_DECAY)
+        means = self.ranks.sum_(means)
+        # Squares may overflow where errors do not; the moments would keep an infinity for ever.
+        so_far = self._scale_moments / max(self._scale_weight, 1e-12)
+        means = torch.where(means.isfinite().all(1, keepdim=True), means, so_far)
+        self._scale_moments.lerp_(means, 1 - SCALE_DECAY)
         self._scale_weight += (1 - SCALE_DECAY) * (1 - self._scale_weight)
         mean, mean_square = (self._scale_moments / self._scale_weight).unbind(1)
         std = (mean_square - mean.square()).clamp(min=0).sqrt().clamp(min=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,7 @@ def test_exceptions_become_faults_that_name_lane_and_step(fault: str, words: str
 def test_an_interrupt_is_a_fault_where_no_key_can_have_caused_it(monkeypatch: pytest.MonkeyPatch) -> None:
     environments = hostile("interrupt")
     environments.reset()
+    monkeypatch.setattr("actors.door.signal.getsignal", lambda number: signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         environments.step(np.ones(2, np.int64))
     monkeypatch.setattr("actors.door.signal.getsignal", lambda number: print)

@@ -40,7 +40,7 @@ def hostile(*arguments: str) -> EnvironmentConfig:
         ("old reset", "reset returned one ndarray"),
         ("exit", "raised SystemExit: 0"),
         ("raise", "raised RuntimeError: the emulator tripped over a cable"),
-        ("interrupt", "interrupted"),
+        ("interrupt", "nterrupt"),
         ("raises in its constructor", "no licence for the simulator"),
         ("exits in its constructor", "SystemExit"),
     ],

@@ -137,6 +137,19 @@ def test_the_average_outlives_the_episode() -> None:
 # --- Failures seen elsewhere -------------------------------------------------------------------------------
 
 
+def test_a_distance_that_is_not_finite_leaves_the_average_as_it_was() -> None:
+    memory = EpisodicMemory(2, 50, 3, num_neighbours=2)
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        memory.bonus(rng.normal(size=(2, 3)).astype(np.float32))
+    before = memory.running_average()
+    memory.bonus(np.array([[np.nan, 0, 0], [1, 0, 0]], np.float32))
+    after = memory.running_average()
+    for name in before:
+        assert after[name][0] == before[name][0]
+        assert after[name][1] != before[name][1]
+
+
 def test_fewer_than_k_entries_pay_nothing() -> None:
     """The bare formula pays 1 / 0.011 = 91 for the very first step."""
     paid = bonuses(EpisodicMemory(2, 100, 3), np.random.default_rng(0).normal(size=(12, 2, 3)))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import launch
-from actors.environments import EnvironmentConfig
+from actors.door import EnvironmentRaised
+from actors.environments import EnvironmentConfig, LaneEnvironments
 from cluster.checkpoint import Checkpoints, load_tree
 from cluster.commands import train
 from cluster.config import TrainConfig
@@ -81,7 +82,32 @@ def test_one_that_turns_bad_for_ever_stops_the_run_and_keeps_what_was_learned(
     assert "Traceback" in (run_dir / "failures" / "worker-0.txt").read_text()
     # And can be gone on from, once the environment is mended.
     more = load_tree(newest(run_dir), "supervisor")["env_steps"] + 200
-    assert train(hostile(run_dir, frames=more), "smoke", run_dir) == 0
+    monkeypatch.setattr("tests.hostile_environments.Hostile._turns", lambda self, fault: False)
+    assert train(hostile(run_dir, f"fault={fault}", "after=150", frames=more), "smoke", run_dir) == 0
+
+
+def test_a_worker_that_cannot_be_made_or_restored_at_first_is_made_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.restarts.BACKOFF_SECONDS", (0.0,))
+    reset, replay = LaneEnvironments.reset, LaneEnvironments.load_state_dict
+    trips = [EnvironmentRaised("no display yet")]
+
+    def trip(self: LaneEnvironments, *arguments: Any) -> Any:
+        if trips:
+            raise trips.pop()
+        return (replay if arguments else reset)(self, *arguments)
+
+    run_dir = tmp_path / "run"
+    monkeypatch.setattr(LaneEnvironments, "reset", trip)
+    assert train(hostile(run_dir, frames=300), "smoke", None) == 0
+    assert read_metrics(run_dir)["health/restarts"].values[-1] == 1
+    monkeypatch.setattr(LaneEnvironments, "load_state_dict", trip)
+    trips.append(EnvironmentRaised("no display again"))
+    monkeypatch.setattr(LaneEnvironments, "reset", reset)
+    assert train(hostile(run_dir, frames=600), "smoke", run_dir) == 0
+    assert read_metrics(run_dir)["health/restarts"].values[-1] == 2
+    assert "no display again" in (run_dir / "failures" / "worker-0.txt").read_text()
 
 
 def test_a_reply_that_cannot_be_handled_is_a_failure_of_its_process(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -232,6 +233,18 @@ def test_td_scale_follows_the_raw_errors_and_divides_the_loss() -> None:
         second.priorities[exploitative], first.priorities[exploitative] / float(scales[0]), rtol=1e-4
     )
     assert learner.networks.intrinsic_scale == 1.0
+
+
+def test_scales_take_in_no_infinity() -> None:
+    """The square of a reward may overflow where the reward does not."""
+    learner = make_learner(agent=agent_config(normalize_intrinsic=True))
+    learner.update(make_batch(1))
+    before = learner.networks.intrinsic_scale.clone()
+    batch, result = make_batch(2).to_torch(), SimpleNamespace(mask=make_batch(2).to_torch().mask.float())
+    batch.intrinsic_rewards[2, 0] = 1e30
+    result.td_errors = torch.zeros(2, *result.mask.shape)
+    learner._update_scales(result, batch, SimpleNamespace(valid=torch.tensor(1.0)))  # type: ignore[arg-type]
+    torch.testing.assert_close(learner.networks.intrinsic_scale, before, rtol=1e-3, atol=0)
 
 
 # --- Updates that must be skipped --------------------------------------------------------------------------
