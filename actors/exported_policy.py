@@ -28,6 +28,7 @@ from agent57.config import AgentConfig
 from agent57.config_tree import config_from_dict
 from agent57.networks import Agent57Networks, flatten_weights
 from agent57.structures import EnvironmentSpec
+from replay.whole_files import write_whole
 
 WEIGHTS_FILE, CONFIG_FILE = "policy.safetensors", "policy.json"
 FORMAT = 1
@@ -133,8 +134,8 @@ def save_policy(
     }
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in networks.state_dict().items()}
-    (folder / WEIGHTS_FILE).write_bytes(save(weights, metadata={"format": "pt"}))
-    (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n")
+    write_whole(folder / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
+    write_whole(folder / CONFIG_FILE, json.dumps(document, indent=2) + "\n")
 
 
 def load_policy(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 import zlib
@@ -23,10 +24,15 @@ import torch
 
 from cluster.errors import UserError, one_line
 from replay.plain_files import load_arrays, open_plain, read_json
+from replay.whole_files import sync
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-_TEMPORARY, _REPLACED = ".tmp-", ".replaced-"
+_TEMPORARY, _REPLACED, _SET_ASIDE = ".tmp-", ".replaced-", ".set-aside-"
+_NAME = re.compile(r"[0-9]{12,}")
+_LEFTOVER = re.compile(r"\.tmp-[0-9]{12,}-[0-9a-f]{8}|\.replaced-[0-9]{12,}")
+_HEAD_BYTES = 200
+"""Of a manifest; its run is among them."""
 _CHUNK_BYTES = 1 << 20
 # Python reads integers of any size from JSON, but other readers do not, and str(int) refuses very long ones.
 _LARGEST_JSON_INT = 2**63 - 1
@@ -163,7 +169,8 @@ def _decode(value: Any, arrays: Any) -> Any:
 class Checkpoints:
     """The checkpoints of one run, ``run_dir/checkpoints/NNNNNNNNNNNN`` named by environment frames.
 
-    One process (the supervisor) owns the directory and calls `writing`; others may read.
+    One process, which holds the run's lock, calls `mend`, `go_on_from` and `writing`; others may read meanwhile.
+    Each manifest names its run, and only what this run wrote is ever removed or replaced.
     """
 
     def __init__(self, run_dir: Path, keep: int) -> None:
@@ -172,12 +179,32 @@ class Checkpoints:
             raise ValueError("keep must be at least 1")
         self.directory = Path(run_dir) / "checkpoints"
         self.keep = keep
+        self._run = uuid.uuid4().hex
 
     def all(self) -> list[Path]:
         """Every checkpoint in place, oldest first; not verified."""
-        if not self.directory.is_dir():
-            return []
-        return sorted((path for path in self.directory.iterdir() if path.name.isdecimal()), key=lambda p: int(p.name))
+        return [path for path in self._named() if (path / MANIFEST).exists()]
+
+    def _named(self) -> list[Path]:
+        """Whatever has the name of a checkpoint, oldest first; one whose replacement was cut short counts too."""
+        found = {}
+        for path in sorted(self.directory.iterdir()) if self.directory.is_dir() else ():
+            if _NAME.fullmatch(path.name.removeprefix(_REPLACED)):
+                # "." comes before digits: the one in place wins.
+                found[frames_of(path)] = path
+        return [found[frames] for frames in sorted(found)]
+
+    def in_the_way(self) -> list[Path]:
+        """What has the place of a checkpoint or of their folder and is none."""
+        if self.directory.exists() and not self.directory.is_dir():
+            return [self.directory]
+        return [path for path in self._named() if not (path / MANIFEST).exists()]
+
+    def go_on_from(self, checkpoint: Path) -> None:
+        """Take ``checkpoint`` and its run's others for our own."""
+        run = read_json(checkpoint / MANIFEST).get("run")
+        if isinstance(run, str) and re.fullmatch("[0-9a-f]{32}", run):
+            self._run = run
 
     @contextmanager
     def writing(self, env_frames: int) -> Iterator[Path]:
@@ -189,79 +216,115 @@ class Checkpoints:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         self._clean_up()
-        temporary = self.directory / f"{_TEMPORARY}{env_frames:012d}-{uuid.uuid4().hex[:8]}"
+        temporary = self._temporary(env_frames)
         temporary.mkdir()
         try:
             yield temporary
-            _write_manifest(temporary, env_frames)
+            _write_manifest(temporary, self._run, env_frames)
             self._put_in_place(temporary, self.directory / f"{env_frames:012d}")
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
-            self._restore_replaced()
+            self.mend()
             raise
-        beyond = [path for path in self.all() if int(path.name) > env_frames]
-        older = [path for path in self.all() if path not in beyond][: -self.keep]
+        ours = [path for path in self.all() if self._is_ours(path)]
+        beyond = [path for path in ours if frames_of(path) > env_frames]
+        older = [path for path in ours if path not in beyond][: -self.keep]
         for path in beyond + older:
-            shutil.rmtree(path, ignore_errors=True)
+            self._remove(path)
 
     def latest(self, on_damaged: Callable[[str], None]) -> Path | None:
         """The newest checkpoint whose files match its manifest, or None.
 
         ``on_damaged`` is told, in one sentence each, of the newer ones passed over.
         """
-        self._restore_replaced()
-        for path in reversed(self.all()):
-            damage = _find_damage(path)
-            if damage is None:
-                return path
-            on_damaged(f"Checkpoint {path} is damaged ({damage}) and was passed over.")
-        return None
+        passed_over = set()
+        while True:
+            named = self._named()
+            for path in reversed(named):
+                if path in passed_over:
+                    continue
+                damage = _find_damage(path)
+                if damage is None:
+                    return path
+                if self._named() != named:
+                    break  # It may be gone because a newer one has come.
+                passed_over.add(path)
+                on_damaged(f"Checkpoint {path} is damaged ({damage}) and was passed over.")
+            else:
+                return None
 
     def latest_or_error(self, on_damaged: Callable[[str], None]) -> Path:
         """Like `latest`; UserError if the run has no usable checkpoint."""
         path = self.latest(on_damaged)
+        if path is None and self._named():
+            raise UserError(f"{self.directory} holds only damaged checkpoints: resume another run, or start a new one.")
         if path is None:
-            found = "only damaged checkpoints" if self.all() else "no checkpoint"
-            raise UserError(f"{self.directory} holds {found}: resume another run, or start a new one.")
+            run_dir = self.directory.parent
+            raise UserError(
+                f"{self.directory} holds no checkpoint: start the run again with --run-dir {run_dir} and its flags."
+            )
         return path
 
-    def _put_in_place(self, temporary: Path, target: Path) -> None:
-        # A directory cannot be renamed over a full one. The old one steps aside under a name that
-        # `_restore_replaced` recognises, so that a kill between the two renames loses nothing.
-        aside = self.directory / f"{_REPLACED}{target.name}"
-        if target.exists():
-            os.rename(target, aside)
-        os.rename(temporary, target)
-        _sync(self.directory)
-        shutil.rmtree(aside, ignore_errors=True)
-
-    def _restore_replaced(self) -> None:
+    def mend(self) -> None:
         """Undo a replacement that was cut short."""
         for aside in self.directory.glob(f"{_REPLACED}*"):
             target = self.directory / aside.name.removeprefix(_REPLACED)
-            if not target.exists():
+            if _LEFTOVER.fullmatch(aside.name) and not target.exists():
                 os.rename(aside, target)
+
+    def _temporary(self, env_frames: int) -> Path:
+        return self.directory / f"{_TEMPORARY}{env_frames:012d}-{uuid.uuid4().hex[:8]}"
+
+    def _put_in_place(self, temporary: Path, target: Path) -> None:
+        # A directory cannot be renamed over a full one. The old one steps aside under a name that `mend` and readers
+        # recognise, so that a kill between the two renames loses nothing.
+        aside = self.directory / f"{_REPLACED}{target.name}"
+        if target.exists():
+            ours = self._is_ours(target)
+            os.rename(target, aside if ours else self.directory / f"{_SET_ASIDE}{target.name}-{uuid.uuid4().hex[:8]}")
+        os.rename(temporary, target)
+        sync(self.directory)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _is_ours(self, path: Path) -> bool:
+        """Whether this run wrote the checkpoint ``path``, which may be damaged."""
+        try:
+            with open_plain(path / MANIFEST) as file:
+                return self._run.encode() in file.read(_HEAD_BYTES)
+        except OSError:
+            return False
+
+    def _remove(self, path: Path) -> None:
+        """Away at once for readers, under a name that the next owner cleans up if this process is killed meanwhile."""
+        gone = self._temporary(frames_of(path))
+        os.rename(path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _clean_up(self) -> None:
         """Remove what killed processes left behind."""
-        self._restore_replaced()
-        for pattern in (f"{_TEMPORARY}*", f"{_REPLACED}*"):
-            for leftover in self.directory.glob(pattern):
+        self.mend()
+        for leftover in self.directory.iterdir():
+            if _LEFTOVER.fullmatch(leftover.name):
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _write_manifest(directory: Path, env_frames: int) -> None:
+def frames_of(checkpoint: Path) -> int:
+    """Environment frames at which ``checkpoint`` was made."""
+    return int(checkpoint.name.removeprefix(_REPLACED))
+
+
+def _write_manifest(directory: Path, run: str, env_frames: int) -> None:
     """Make every file durable and list its size and checksum; the manifest itself comes last."""
     files = {}
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         size, checksum = _measure(path)
         files[path.relative_to(directory).as_posix()] = {"bytes": size, "crc32": checksum}
-        _sync(path)
+        sync(path)
     manifest = directory / MANIFEST
-    manifest.write_text(json.dumps({"format": FORMAT, "env_frames": env_frames, "files": files}, indent=1))
-    _sync(manifest)
+    manifest.write_text(json.dumps({"format": FORMAT, "run": run, "env_frames": env_frames, "files": files}, indent=1))
+    sync(manifest)
     for folder in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
-        _sync(folder)
+        sync(folder)
 
 
 def _find_damage(directory: Path) -> str | None:
@@ -270,7 +333,7 @@ def _find_damage(directory: Path) -> str | None:
         manifest = read_json(directory / MANIFEST)
         if manifest["format"] != FORMAT:
             return f"its format is {manifest['format']}, this version reads {FORMAT}"
-        if manifest["env_frames"] != int(directory.name):
+        if manifest["env_frames"] != frames_of(directory):
             return f"its manifest speaks of {manifest['env_frames']} frames"
         files = [(name, entry["bytes"], entry["crc32"]) for name, entry in manifest["files"].items()]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -297,12 +360,3 @@ def _measure(path: Path) -> tuple[int, int]:
             size += len(chunk)
             checksum = zlib.crc32(chunk, checksum)
     return size, checksum
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or a directory's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ Everything that can be wrong with the input is found before any process starts, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import platform
@@ -28,12 +29,14 @@ from agent57.structures import SequenceSpec
 from cluster.checkpoint import Checkpoints
 from cluster.command_line import CommandParser, parse_train
 from cluster.config import TrainConfig, load_config, save_config
-from cluster.console import format_duration, print_plan
+from cluster.console import format_duration, print_plan, say
 from cluster.errors import UserError
 from cluster.fleet import Fleet
 from cluster.resumed import refuse_other_agent
+from cluster.run_folder import CONFIG_FILE, VERSIONS_FILE, new_folder, owning, refuse_used
 from cluster.supervisor import Supervisor
 from cluster.topology import Topology, plan_rows, plan_topology
+from replay.whole_files import write_whole
 
 if TYPE_CHECKING:
     from cluster.ray_session import RaySession
@@ -44,11 +47,15 @@ VERSIONED = ("torch", "ray", "gymnasium", "ale-py", "numpy", "tensorboard", "zst
 def train(config: TrainConfig, preset: str, resume: Path | None) -> int:
     """Train until a limit, Ctrl-C or SIGTERM; returns the exit code. ``resume`` is a run folder to go on in."""
     console = Console()
+    tell = functools.partial(say, console)
     spec, warnings = _sequence_spec(config)
     session, topology = _plan(config, spec)
     topology = dataclasses.replace(topology, warnings=(*topology.warnings, *warnings))
     try:
-        return _train(config, preset, resume, console, spec, session, topology)
+        made = resume is None and not config.run_dir
+        run_dir = new_folder(_default_run_dir(config, preset)) if made else resume or Path(config.run_dir)
+        with owning(run_dir, tell, made):
+            return _train(config, run_dir, resume is not None, console, spec, session, topology)
     finally:
         if session is not None:
             session.close()
@@ -73,38 +80,45 @@ def _plan(config: TrainConfig, spec: SequenceSpec) -> tuple[RaySession | None, T
 
 def _train(
     config: TrainConfig,
-    preset: str,
-    resume: Path | None,
+    run_dir: Path,
+    resumes: bool,
     console: Console,
     spec: SequenceSpec,
     session: RaySession | None,
     topology: Topology,
 ) -> int:
-    checkpoint = None
-    if resume is not None:
-        run_dir = resume
-        refuse_other_agent(load_config(run_dir / "config.json"), config)
-        checkpoint = Checkpoints(run_dir, config.checkpoint.keep).latest_or_error(console.print)
+    checkpoint, checkpoints = None, Checkpoints(run_dir, config.checkpoint.keep)
+    tell = functools.partial(say, console)
+    if resumes:
+        refuse_other_agent(load_config(run_dir / CONFIG_FILE), config)
+        checkpoints.mend()
+        checkpoint = checkpoints.latest_or_error(tell)
     else:
-        run_dir = Path(config.run_dir) if config.run_dir else _default_run_dir(config, preset)
-        if (run_dir / "config.json").exists():
-            raise UserError(f"{run_dir} already holds a run: go on with --resume {run_dir}, or name another --run-dir.")
+        refuse_used(run_dir, checkpoints, tell)
     rows = plan_rows(config, spec, topology, run_dir)
     print_plan(rows, console)
-    _make_run_dir(run_dir)
-    save_config(config, run_dir / "config.json")
     versions = {name: importlib.metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()}
-    (run_dir / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
 
     fleet = _make_fleet(config, topology, session, run_dir)
     supervisor = Supervisor(config, topology, fleet, run_dir, frames_per_step(config.env, config.environment))
+
+    def keep_origin() -> None:
+        """Write what the run is made from, once it is up: a start that fails leaves an earlier run as it was."""
+        try:
+            save_config(config, run_dir / CONFIG_FILE)
+            write_whole(run_dir / VERSIONS_FILE, json.dumps(versions, indent=2) + "\n")
+        except OSError as error:
+            if not resumes:
+                raise UserError(f"{run_dir} cannot be written ({error.strerror}): name another --run-dir.") from None
+            tell(f"{run_dir / CONFIG_FILE} keeps the flags of before: it cannot be written ({error.strerror}).")
+
     try:
         # After the fleet: ray.init installs a SIGTERM handler of its own.
         _stop_on_signals(supervisor)
         supervisor.describe_run(
             {"run/plan": _table(rows), "run/config": _json_text(config), "run/versions": _table(list(versions.items()))}
         )
-        why = supervisor.run(checkpoint)
+        why = supervisor.run(checkpoint, keep_origin)
     finally:
         fleet.close()
     print_plan(_summary(supervisor, why, run_dir), console, title="Summary")
@@ -179,16 +193,6 @@ def _sequence_spec(config: TrainConfig) -> tuple[SequenceSpec, list[str]]:
 def _default_run_dir(config: TrainConfig, preset: str) -> Path:
     name = config.env.replace("/", "-").replace(":", "-")
     return Path("runs") / f"{name}-{preset}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _make_run_dir(run_dir: Path) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        probe = run_dir / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{run_dir} cannot be written ({error.strerror}): name another --run-dir.") from None
 
 
 def _stop_on_signals(supervisor: Supervisor) -> None:

@@ -31,6 +31,7 @@ from cluster.errors import UserError
 from learner.learner import LearnerConfig
 from replay.plain_files import read_json
 from replay.prioritized import ReplayConfig
+from replay.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,8 @@ class TrainConfig:
 
 
 def save_config(config: TrainConfig, path: Path) -> None:
-    """Write ``config`` as JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    """Write ``config`` as JSON; what was there stays, whole, if that fails (OSError)."""
+    write_whole(path, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def load_config(path: Path) -> TrainConfig:

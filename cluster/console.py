@@ -140,6 +140,11 @@ def status_panel(fields: StatusFields, width: int) -> Panel | Text:
     )
 
 
+def say(console: Console, message: str) -> None:
+    """Print ``message`` as it is: what is in brackets, as in a path, is no markup, and nothing is wrapped."""
+    console.print(Text(message), soft_wrap=True, highlight=False)
+
+
 def print_plan(rows: list[tuple[str, str]], console: Console | None = None, title: str = "Plan") -> None:
     """Print (name, description) rows: what a run is about to start, or what came of it."""
     console = console if console is not None else Console()

@@ -6,6 +6,8 @@ The same evaluator as in training (`actors/evaluator.py`), so the same preproces
 from __future__ import annotations
 
 import csv
+import functools
+import io
 import json
 import math
 from argparse import Namespace
@@ -26,9 +28,10 @@ from actors.rollout import Episode
 from agent57.networks import flatten_weights
 from agent57.policy_family import PolicyFamily
 from cluster.command_line import CommandParser, add_trust
-from cluster.console import print_plan
+from cluster.console import print_plan, say
 from cluster.errors import UserError
 from cluster.saved_agent import SavedAgent, for_lanes, load_agent
+from replay.whole_files import write_whole
 
 EMULATOR_HERTZ = 60
 DEFAULT_EPISODES = 30
@@ -39,7 +42,7 @@ def run(arguments: list[str]) -> int:
     """``launch.py eval``; returns the exit code."""
     options = _parse(arguments)
     console = Console()
-    agent = load_agent(options.run_dir, console.print, options.trust_modules)
+    agent = load_agent(options.run_dir, functools.partial(say, console), options.trust_modules)
     arm = agent.policy(options.policy_index)
     try:
         episodes = _episodes(agent, arm, options)
@@ -48,7 +51,7 @@ def run(arguments: list[str]) -> int:
     summary = summarise(agent, arm, episodes, options.seed)
     _print(console, agent, summary, options)
     if options.json:
-        options.json.write_text(json.dumps(summary.as_dict(), indent=2) + "\n")
+        write_whole(options.json, json.dumps(summary.as_dict(), indent=2) + "\n")
     if options.csv:
         _write_csv(options.csv, episodes)
     return 0
@@ -252,10 +255,11 @@ def _print(console: Console, agent: SavedAgent, scores: Scores, options: Namespa
 
 
 def _write_csv(path: Path, episodes: Iterable[Episode]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["episode", "policy_index", "epsilon", "return", "intrinsic_return", "length"])
-        for number, episode in enumerate(episodes):
-            policy, epsilon = episode.policy_index, episode.epsilon
-            returns = [f"{episode.extrinsic_return:g}", f"{episode.intrinsic_return:.6g}"]
-            writer.writerow([number, policy, epsilon, *returns, episode.length])
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["episode", "policy_index", "epsilon", "return", "intrinsic_return", "length"])
+    for number, episode in enumerate(episodes):
+        policy, epsilon = episode.policy_index, episode.epsilon
+        returns = [f"{episode.extrinsic_return:g}", f"{episode.intrinsic_return:.6g}"]
+        writer.writerow([number, policy, epsilon, *returns, episode.length])
+    write_whole(path, text.getvalue())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from rich.console import Console
 
 from actors.exported_policy import CONFIG_FILE, WEIGHTS_FILE, save_policy
 from cluster.command_line import CommandParser, add_trust
-from cluster.console import print_plan
+from cluster.console import print_plan, say
 from cluster.errors import UserError
 from cluster.saved_agent import for_lanes, load_agent, versions_of
 
@@ -24,7 +25,7 @@ def run(arguments: list[str]) -> int:
     add_trust(parser)
     options = parser.parse_args(arguments)
     console = Console()
-    agent = load_agent(options.run_dir, console.print, options.trust_modules)
+    agent = load_agent(options.run_dir, functools.partial(say, console), options.trust_modules)
     arm = agent.policy(options.policy_index)
     folder: Path = options.output or options.run_dir / "policy"
     config = agent.config

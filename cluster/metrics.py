@@ -39,6 +39,9 @@ class MetricLog:
         self.nonfinite: Counter[str] = Counter()
         path = run_dir / METRICS_FILE
         minutes_before = 0.0
+        if purge_from is None and path.exists():
+            # Of a start that ended before its first checkpoint.
+            purge_from = -1
         if purge_from is not None:
             minutes_before = _drop_rows_beyond(path, purge_from)
         self._began = time.monotonic() - 60 * minutes_before

@@ -14,7 +14,7 @@ from actors.trial import try_environment
 from actors.trusted_modules import UntrustedModule, refuse_untrusted
 from agent57.networks import Agent57Networks
 from agent57.structures import EnvironmentSpec
-from cluster.checkpoint import Checkpoints, load_tree, restoring
+from cluster.checkpoint import Checkpoints, frames_of, load_tree, restoring
 from cluster.command_line import TRUST_REMEDY
 from cluster.config import TrainConfig, load_config
 from cluster.errors import UserError
@@ -53,9 +53,16 @@ def load_agent(run_dir: Path, on_damaged: Callable[[str], None], trust_modules: 
         spec = try_environment(config.env, config.environment).spec
     except (UnsupportedEnvironment, UntrustedModule) as error:
         raise UserError(str(error)) from None
-    checkpoint = Checkpoints(run_dir, 1).latest_or_error(on_damaged)
-    with restoring(checkpoint):
-        return _agent_of(config, spec, checkpoint)
+    checkpoints = Checkpoints(run_dir, 1)
+    while True:
+        checkpoint = checkpoints.latest_or_error(on_damaged)
+        try:
+            with restoring(checkpoint):
+                return _agent_of(config, spec, checkpoint)
+        except UserError:
+            # A run that goes on removes old checkpoints: then there is a newer one.
+            if checkpoint.exists():
+                raise
 
 
 def _agent_of(config: TrainConfig, spec: EnvironmentSpec, checkpoint: Path) -> SavedAgent:
@@ -67,7 +74,7 @@ def _agent_of(config: TrainConfig, spec: EnvironmentSpec, checkpoint: Path) -> S
         config=config,
         spec=spec,
         checkpoint=checkpoint,
-        env_frames=int(checkpoint.name),
+        env_frames=frames_of(checkpoint),
         updates=learner["updates"],
         networks=networks,
         greedy_arm=_greedy_arm(config, supervisor),

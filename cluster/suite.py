@@ -6,6 +6,7 @@ Started again, the same command skips what is finished and goes on with the rest
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -21,12 +22,14 @@ from typing import Any
 from rich.console import Console
 
 from actors.atari_scores import RANDOM_AND_HUMAN_SCORES
-from cluster.checkpoint import Checkpoints
+from cluster.checkpoint import Checkpoints, frames_of
 from cluster.command_line import CommandParser, parse_train
-from cluster.console import format_duration, print_plan
+from cluster.console import format_duration, print_plan, say
 from cluster.errors import UserError
 from cluster.report.command import write_report
 from cluster.report.runs import load_runs
+from cluster.run_folder import owning
+from replay.whole_files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 ATARI_57 = tuple(sorted(RANDOM_AND_HUMAN_SCORES))
@@ -74,20 +77,21 @@ def run(arguments: list[str]) -> int:
         raise UserError("--max-env-frames is needed: without it the suite's first run never ends.")
     games = _chosen(options.suite, options.games)
     folder: Path = options.folder or Path("runs") / f"{options.suite}-{parsed.preset}"
-    suite = Suite(folder, games, options.seeds, flags, parsed.config.max_env_frames)
     console = Console()
-    print_plan(
-        [
-            ("suite", f"{options.suite}: {len(games)} games x {options.seeds} seeds, {options.parallel} at a time"),
-            ("each run", f"{parsed.preset} preset, {parsed.config.max_env_frames:,} frames"),
-            ("done", f"{sum(one.state == 'finished' for one in suite.runs)} of {len(suite.runs)}"),
-            ("folder", str(folder)),
-        ],
-        console,
-        title="Suite",
-    )
-    suite.run(options.parallel, console)
-    return _summary(suite, console)
+    with owning(folder, functools.partial(say, console)):
+        suite = Suite(folder, games, options.seeds, flags, parsed.config.max_env_frames)
+        print_plan(
+            [
+                ("suite", f"{options.suite}: {len(games)} games x {options.seeds} seeds, {options.parallel} at a time"),
+                ("each run", f"{parsed.preset} preset, {parsed.config.max_env_frames:,} frames"),
+                ("done", f"{sum(one.state == 'finished' for one in suite.runs)} of {len(suite.runs)}"),
+                ("folder", str(folder)),
+            ],
+            console,
+            title="Suite",
+        )
+        suite.run(options.parallel, console)
+        return _summary(suite, console)
 
 
 def _chosen(suite: str, games: Sequence[str] | None) -> tuple[str, ...]:
@@ -162,11 +166,6 @@ class Suite:
     def _start(self, one: SuiteRun, console: Console) -> subprocess.Popen:
         """Begin a run, or go on with it where a checkpoint of it is."""
         resumes = bool(Checkpoints(one.folder, 1).all())
-        if not resumes and one.folder.exists():
-            # It broke down before its first checkpoint; nothing is lost but a name.
-            broken = self.folder / "broken" / f"{one.folder.name}-{time.time_ns()}"
-            broken.parent.mkdir(exist_ok=True)
-            one.folder.rename(broken)
         target = ["--resume", str(one.folder)] if resumes else ["--run-dir", str(one.folder)]
         flags = (
             _without(self.flags, "--preset") if resumes else [*self.flags, "--env", one.env, "--seed", str(one.seed)]
@@ -174,9 +173,7 @@ class Suite:
         one.state = "running"
         self._save()
         log = self.folder / f"{one.folder.name}.log"
-        console.print(
-            f"{'resumed' if resumes else 'started'} {one.folder.name}, log in {log}", highlight=False, soft_wrap=True
-        )
+        say(console, f"{'resumed' if resumes else 'started'} {one.folder.name}, log in {log}")
         with open(log, "a") as file:
             return subprocess.Popen(
                 [sys.executable, str(ROOT / "launch.py"), "train", *target, *flags],
@@ -195,13 +192,11 @@ class Suite:
             one.state = "stopped" if stopped else "failed"
         self._save()
         why = f", exit code {code}: see its log" if one.state == "failed" else ""
-        console.print(
-            f"{one.state} {one.folder.name} after {format_duration(60 * minutes)}{why}", highlight=False, soft_wrap=True
-        )
+        say(console, f"{one.state} {one.folder.name} after {format_duration(60 * minutes)}{why}")
 
     def _reached_its_end(self, one: SuiteRun) -> bool:
         checkpoints = Checkpoints(one.folder, 1).all()
-        return bool(checkpoints) and int(checkpoints[-1].name) >= self.max_env_frames
+        return bool(checkpoints) and frames_of(checkpoints[-1]) >= self.max_env_frames
 
     def _load(self) -> dict[str, Any]:
         try:
@@ -216,13 +211,8 @@ class Suite:
             one.folder.name: {"env": one.env, "seed": one.seed, "state": one.state, "minutes": round(one.minutes, 2)}
             for one in self.runs
         }
-        temporary = self.folder / f".{STATE_FILE}"
-        temporary.write_text(json.dumps({"flags": self.flags, "runs": self._other | runs}, indent=2) + "\n")
-        os.replace(temporary, self.folder / STATE_FILE)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
+        state = {"flags": self.flags, "runs": self._other | runs}
+        write_whole(self.folder / STATE_FILE, json.dumps(state, indent=2) + "\n")
 
 
 def _without(flags: list[str], name: str) -> list[str]:
@@ -259,5 +249,5 @@ def _summary(suite: Suite, console: Console) -> int:
     try:
         write_report([suite.folder], suite.folder / "report.html", console)
     except UserError as error:
-        _say(console, f"No report: {error}")
+        say(console, f"No report: {error}")
     return 1 if failed else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,16 +107,19 @@ class Supervisor:
         """Markdown texts (plan, config, versions) to put into TensorBoard when the run begins."""
         self._texts = texts
 
-    def run(self, resume_from: Path | None) -> str:
+    def run(self, resume_from: Path | None, begun: Callable[[], None] = lambda: None) -> str:
         """Train until a limit is reached or `request_stop`; returns why it stopped.
 
-        Raises TrainingStopped when training cannot go on; the last checkpoint stays.
+        ``begun`` is called once the checkpoint is restored and the fleet started, before anything is written. Raises
+        TrainingStopped when training cannot go on; the last checkpoint stays.
         """
         with restoring(resume_from) if resume_from is not None else contextlib.nullcontext():
             if resume_from is not None:
+                self.checkpoints.go_on_from(resume_from)
                 self._restore(resume_from)
             began_at = self.env_steps
             self.fleet.start(resume_from)
+        begun()
         self.telemetry.open(self.env_frames if resume_from is not None else None)
         for title, markdown in self._texts.items():
             self.telemetry.describe(title, markdown)

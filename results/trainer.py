@@ -58,8 +58,9 @@ class Trainer:
     def _train_one(self, run: Run) -> tuple[bool, float]:
         """(whether the run reached its last frame, minutes of wall time)."""
         began = time.monotonic()
-        # What an interrupted run or one with other flags left there cannot be continued.
-        shutil.rmtree(run.folder, ignore_errors=True)
+        # What an interrupted run or one with other flags left there cannot be continued; what is no run stays.
+        if (run.folder / "config.json").exists():
+            shutil.rmtree(run.folder, ignore_errors=True)
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         record = {"arguments": run.arguments, "code": code_digest(), **git_state(), "date": time.strftime("%Y-%m-%d")}
         command = [sys.executable, str(ROOT / "launch.py"), *run.arguments]

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "agent57": {"numpy", "torch"},
     "replay": {"numpy", "zstandard", "agent57.structures", "agent57.config"},
-    "actors": {"numpy", "torch", "gymnasium", "ale_py", "minigrid", "safetensors", "agent57"},
+    "actors": {"numpy", "torch", "gymnasium", "ale_py", "minigrid", "safetensors", "agent57", "replay.whole_files"},
     "learner": {"numpy", "torch", "agent57"},
 }
 # `agent57.load_policy` is a promise to users; it reads files, so it lives above. The one import upwards there is.

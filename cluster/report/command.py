@@ -11,6 +11,7 @@ from cluster.console import print_plan
 from cluster.errors import UserError
 from cluster.report.page import page
 from cluster.report.runs import group, load_runs
+from replay.whole_files import write_whole
 
 
 def run(arguments: list[str]) -> int:
@@ -28,7 +29,7 @@ def write_report(folders: list[Path], output: Path, console: Console) -> None:
     runs = load_runs(folders)
     groups, settings = group(runs)
     try:
-        output.write_text(page(runs, groups, settings), encoding="utf-8")
+        write_whole(output, page(runs, groups, settings))
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}): name another --output.") from None
     rows = []

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cluster.checkpoint import MANIFEST, Checkpoints, load_tree, save_tree
+from cluster import checkpoint as checkpoint_module
+from cluster.checkpoint import MANIFEST, Checkpoints, frames_of, load_tree, save_tree
 from cluster.errors import UserError
 
 
@@ -233,7 +234,7 @@ def test_after_resuming_from_an_older_one_those_beyond_it_make_room(tmp_path: Pa
     checkpoints = Checkpoints(tmp_path, keep=2)
     write(checkpoints, 1000)
     write(checkpoints, 9000)
-    (checkpoints.all()[-1] / MANIFEST).unlink()
+    (checkpoints.all()[-1] / "learner.bin").unlink()
     write(checkpoints, 1500)
     assert names(checkpoints) == ["000000001000", "000000001500"]
     assert checkpoints.latest(refuse_damage) == checkpoints.all()[-1]
@@ -264,7 +265,7 @@ def test_a_full_disk_while_sealing_leaves_nothing_either(tmp_path: Path, monkeyp
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("cluster.checkpoint._sync", full)
+    monkeypatch.setattr("cluster.checkpoint.sync", full)
     with pytest.raises(OSError, match="No space"):
         write(checkpoints, 2000)
     assert names(checkpoints) == ["000000001000"]
@@ -273,7 +274,7 @@ def test_a_full_disk_while_sealing_leaves_nothing_either(tmp_path: Path, monkeyp
 def test_leftovers_of_killed_processes_are_never_loaded_and_go_at_the_next_writing(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     write(checkpoints, 1000)
-    leftover = checkpoints.directory / ".tmp-000000009000-abc"
+    leftover = checkpoints.directory / ".tmp-000000009000-01234abc"
     leftover.mkdir()
     (leftover / MANIFEST).write_text("{}")
     assert checkpoints.latest(refuse_damage) == checkpoints.all()[0]
@@ -294,7 +295,44 @@ def test_a_kill_in_the_middle_of_a_replacement_loses_nothing(tmp_path: Path) -> 
     checkpoints = Checkpoints(tmp_path, keep=1)
     write(checkpoints, 1000)
     checkpoints.all()[0].rename(checkpoints.directory / ".replaced-000000001000")
-    assert Checkpoints(tmp_path, keep=1).latest(refuse_damage) == checkpoints.directory / "000000001000"
+    reader, owner = Checkpoints(tmp_path, keep=1), Checkpoints(tmp_path, keep=1)
+    found = reader.latest_or_error(refuse_damage)
+    assert found.exists()
+    assert frames_of(found) == 1000
+    owner.mend()
+    assert owner.latest(refuse_damage) == checkpoints.directory / "000000001000"
+
+
+@pytest.mark.parametrize("name", ["000000001000", "000000009000", ".replaced-mine", ".tmp-mine", "20261126"])
+def test_what_the_run_did_not_write_stays(name: str, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    precious = checkpoints.directory / name / "thesis.pt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    other = Checkpoints(tmp_path, keep=9)
+    write(other, 500)
+    for env_frames in (1000, 2000):
+        write(checkpoints, env_frames)
+    assert [frames_of(path) for path in checkpoints.all()] == [500, 2000]
+    assert [path.read_text() for path in checkpoints.directory.glob("*/thesis.pt")] == ["precious"]
+    resumed = Checkpoints(tmp_path, keep=1)
+    resumed.go_on_from(checkpoints.all()[-1])
+    write(resumed, 3000)
+    assert [frames_of(path) for path in checkpoints.all()] == [500, 3000]
+
+
+def test_a_reader_whose_checkpoint_is_removed_takes_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    write(checkpoints, 1000)
+    measure = checkpoint_module._measure
+
+    def overtaken(path: Path) -> tuple[int, int]:
+        if "000000001000" in str(path):
+            write(checkpoints, 2000)
+        return measure(path)
+
+    monkeypatch.setattr(checkpoint_module, "_measure", overtaken)
+    assert frames_of(Checkpoints(tmp_path, 1).latest_or_error(refuse_damage)) == 2000
 
 
 def test_a_failed_replacement_brings_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

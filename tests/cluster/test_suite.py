@@ -28,7 +28,9 @@ if folder.name.endswith("seed1") and not seen:
     (folder / "config.json").write_text("{}")
     sys.exit(1)
 frames = int(value("--max-env-frames"))
-(folder / "checkpoints" / f"{frames:012d}").mkdir(parents=True)
+checkpoint = folder / "checkpoints" / f"{frames:012d}"
+checkpoint.mkdir(parents=True)
+(checkpoint / "manifest.json").write_text("{}")
 """
 
 

@@ -139,7 +139,7 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_one_sentence(
     else:
         path.write_text('{"format": 1, "tree": {"dict": {}}}' if harm == "emptied" else "[" * 100_000)
     (checkpoint / "manifest.json").unlink()
-    _write_manifest(checkpoint, int(checkpoint.name))
+    _write_manifest(checkpoint, "0" * 32, int(checkpoint.name))
     command = ["train", "--resume", str(strangers_run), "--trust-modules", MODULE, "--max-env-frames", "900"]
     # Without serial.json the run goes on, though not bit for bit.
     assert launch.main(command) == (0 if (part, harm) == ("serial", "gone") else 2)
