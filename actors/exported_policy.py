@@ -188,7 +188,7 @@ def load_policy(
 
 
 def _to_json(running_state: dict[str, Any]) -> dict[str, Any]:
-    novelty = {name: float(value) for name, value in running_state["novelty"].items()}
+    novelty = {name: np.asarray(value).tolist() for name, value in running_state["novelty"].items()}
     distances = {name: running_state[name].tolist() for name in ("distance_sum", "distance_weight")}
     return {"novelty": novelty} | distances
 

@@ -235,11 +235,11 @@ class Lanes:
     def running_state(self) -> dict[str, Any]:
         """The small part of the state that outlives episodes: running moments of novelty and of distances."""
         # As numpy arrays: the supervisor unpacks one of these with every reply, and tensors take far longer.
-        return {"novelty": self.novelty.moments.state_dict(), **self.memory.running_average()}
+        return {"novelty": self.novelty.state_dict(), **self.memory.running_average()}
 
     def load_running_state(self, state: dict[str, Any]) -> None:
         """Take over another life's running moments, e.g. those of the worker that this one replaces."""
-        self.novelty.moments.load_state_dict(state["novelty"])
+        self.novelty.load_state_dict(state["novelty"])
         if state["distance_sum"].shape == (self.num_lanes,):
             self.memory.load_running_average(state)
 
@@ -249,7 +249,7 @@ class Lanes:
             "networks": self.networks.state_dict(),
             "embeddings": self._embeddings.state_dict(),
             "memory": self.memory.state_dict(),
-            "novelty": self.novelty.moments.state_dict(),
+            "novelty": self.novelty.state_dict(),
             "environments": self.environments.state_dict(),
             "weights_version": self.weights_version,
             "policy_index": self.policy_index.copy(),
@@ -270,7 +270,7 @@ class Lanes:
         self.networks.load_state_dict(state["networks"])
         self._embeddings.load_state_dict(state["embeddings"])
         self.memory.load_state_dict(state["memory"])
-        self.novelty.moments.load_state_dict(state["novelty"])
+        self.novelty.load_state_dict(state["novelty"])
         self.environments.load_state_dict(state["environments"])
         self.weights_version = state["weights_version"]
         self.policy_index = state["policy_index"].copy()

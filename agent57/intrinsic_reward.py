@@ -6,6 +6,7 @@ call it once for every observation that arrives, first and final ones included.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -198,32 +199,56 @@ def _round_up(number: int, multiple: int) -> int:
 class LifelongNovelty:
     """alpha = 1 + (err - mean) / std of RND errors, with running mean and std over all lanes of a worker.
 
-    ``horizon``: see `RunningMoments`. The predictor keeps improving, so errors from long ago must fade.
+    The predictor keeps improving, and a mean over the errors of its past lies above all of today's: alpha would stay at
+    its floor. How fast errors fall is not known and changes over a run, so mean and std are kept over horizons from
+    `SHORTEST` steps to ``horizon``, each `LONGER` times the one before, and those with the lowest mean count. While
+    errors fall, that is a short horizon; while they stand still, all agree; where something new makes errors rise, it
+    is the longest one, so what is new stays so until the predictor knows it.
     """
 
-    def __init__(self, horizon: float = 1_000_000) -> None:
-        self.moments = RunningMoments(horizon=horizon)
+    SHORTEST, LONGER = 1000, 4
+
+    def __init__(self, horizon: float = 100_000_000) -> None:
+        shorter = []
+        while (steps := self.SHORTEST * self.LONGER ** len(shorter)) < horizon:
+            shorter.append(steps)
+        horizons = np.array([*shorter, horizon], np.float64)
+        self.moments = RunningMoments(horizons.shape, horizons)
 
     def multiplier(self, errors: np.ndarray) -> np.ndarray:
         """alpha before clipping, float32 [L], from mean squared RND errors [L]; these errors count already.
 
         While all errors seen were equal there is no scale yet, and alpha is 1.
         """
-        self.moments.update(errors)
-        std = float(self.moments.std)
+        errors = np.asarray(errors)
+        self.moments.update(errors[:, np.newaxis])
+        mean, std = self._scale()
         if std <= 1e-12:
             return np.ones(len(errors), np.float32)
-        return (1 + (np.asarray(errors) - float(self.moments.mean)) / std).astype(np.float32)
+        return (1 + (errors - mean) / std).astype(np.float32)
 
     def scaled(self, errors: np.ndarray) -> np.ndarray:
         """errors / std, float32 [L]: life-long novelty as a reward of its own (Burda et al. 2018).
 
         0 where there is no scale yet or an error is NaN. `multiplier` must have counted these errors.
         """
-        std = float(self.moments.std)
+        _, std = self._scale()
         if std <= 1e-12:
             return np.zeros(len(errors), np.float32)
         return np.nan_to_num(np.asarray(errors) / std).astype(np.float32)
+
+    def _scale(self) -> tuple[float, float]:
+        """(mean, std) over the horizon with the lowest mean."""
+        lowest = int(self.moments.mean.argmin())
+        return float(self.moments.mean[lowest]), math.sqrt(self.moments.variance[lowest])
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        return self.moments.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``, unless it has other horizons: then the errors to come are enough."""
+        if np.shape(state["mean"]) == self.moments.mean.shape:
+            self.moments.load_state_dict(state)
 
 
 def combine(episodic: np.ndarray, alpha: np.ndarray, max_scale: float) -> np.ndarray:

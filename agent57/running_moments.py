@@ -1,4 +1,4 @@
-"""Running mean and variance, of scalars or arrays: of RND errors, RND inputs, TD errors, intrinsic rewards."""
+"""Running mean and variance, of numbers or arrays; `intrinsic_reward.py` keeps those of RND errors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ class RunningMoments:
     """Mean and variance of everything seen, element by element over arrays of one ``shape``.
 
     Up to ``horizon`` samples it is the plain running mean and variance; from then on each new sample weighs
-    1/horizon, so old ones fade. float64 numpy.
+    1/horizon, so old ones fade. Each element may have a horizon of its own: ``horizon`` then has that ``shape``.
+    float64 numpy.
     """
 
-    def __init__(self, shape: tuple[int, ...] = (), horizon: float = float("inf")) -> None:
+    def __init__(self, shape: tuple[int, ...] = (), horizon: float | np.ndarray = float("inf")) -> None:
         self.horizon = horizon
-        self.count = 0.0
+        self.count = np.zeros(np.shape(horizon))
         self.mean = np.zeros(shape)
         self.variance = np.zeros(shape)
 
@@ -34,7 +35,7 @@ class RunningMoments:
         n = len(samples)
         if n == 0:
             return
-        weight = n / min(self.count + n, max(self.horizon, n))
+        weight = n / np.minimum(self.count + n, np.maximum(self.horizon, n))
         # Sums, since numpy's mean and var take several times as long over the few numbers of a step.
         mean = samples.sum(0) / n
         variance = np.square(samples - mean).sum(0) / n
@@ -42,12 +43,12 @@ class RunningMoments:
         # Chan's parallel formula with the old and new parts weighted (1 - w) and w.
         self.variance = (1 - weight) * self.variance + weight * variance + weight * (1 - weight) * shift**2
         self.mean = self.mean + weight * shift
-        self.count = min(self.count + n, self.horizon)
+        self.count = np.minimum(self.count + n, self.horizon)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count, "mean": self.mean.copy(), "variance": self.variance.copy()}
+        return {"count": np.array(self.count), "mean": self.mean.copy(), "variance": self.variance.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.count = float(state["count"])
+        self.count = np.array(state["count"], np.float64)
         self.mean = np.array(state["mean"], np.float64)
         self.variance = np.array(state["variance"], np.float64)

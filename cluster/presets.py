@@ -19,7 +19,6 @@ PAPER = TrainConfig()
 LAPTOP = TrainConfig(
     family=PolicyFamilyConfig(num_policies=8, beta_max=0.01, gamma_max=0.99, gamma_min=0.97),
     network=NetworkConfig(conv_filters=(16, 32, 32), torso_size=256, lstm_size=256, head_size=128),
-    intrinsic=IntrinsicConfig(error_horizon=20_000),
     loss=LossConfig(trace="peng", normalize_td=True, normalize_intrinsic=True),
     bandit=BanditConfig(epsilon=0.2, scope="shared", normalize_returns=True),
     sequence=SequenceConfig(trace_length=20, replay_period=20),
@@ -42,7 +41,7 @@ LAPTOP = TrainConfig(
 SMALL = TrainConfig(
     family=PolicyFamilyConfig(num_policies=4, gamma_max=0.99, gamma_min=0.95),
     network=NetworkConfig(torso="mlp", torso_size=128, lstm_size=128, head_size=128),
-    intrinsic=IntrinsicConfig(memory_capacity=2_000, error_horizon=20_000),
+    intrinsic=IntrinsicConfig(memory_capacity=2_000),
     loss=LossConfig(trace="peng", normalize_td=True, normalize_intrinsic=True),
     bandit=BanditConfig(epsilon=0.2, scope="shared", normalize_returns=True),
     sequence=SequenceConfig(trace_length=10, replay_period=10),
@@ -56,7 +55,7 @@ SMALL = TrainConfig(
 SMOKE = TrainConfig(
     family=PolicyFamilyConfig(num_policies=4, gamma_max=0.99, gamma_min=0.95),
     network=NetworkConfig(conv_filters=(8, 16, 16), torso_size=64, lstm_size=64, head_size=64),
-    intrinsic=IntrinsicConfig(memory_capacity=2_000, error_horizon=20_000),
+    intrinsic=IntrinsicConfig(memory_capacity=2_000),
     loss=LossConfig(trace="peng", normalize_td=True, normalize_intrinsic=True),
     bandit=BanditConfig(scope="shared"),
     sequence=SequenceConfig(trace_length=10, replay_period=10),

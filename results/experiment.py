@@ -29,7 +29,7 @@ SMALL_NETWORKS = (
     *("--network.torso-size", "64", "--network.lstm-size", "64", "--network.head-size", "64"),
     *("--learner.learning-rate", "1e-3", "--learner.target-period", "20", "--cluster.lanes-per-worker", "64"),
 )
-"""Flags for gridworlds: progress there follows the number of updates, so small networks that make many win."""
+"""Flags for gridworlds, where small networks that make many updates win."""
 
 
 @dataclass(frozen=True)
