@@ -29,7 +29,6 @@ LAPTOP = TrainConfig(
         batch_size=8,
         learning_rate=3e-4,
         adam_epsilon=1e-5,
-        max_grad_norm=500.0,
         auxiliary_steps=2,
         target_period=100,
         torso_dtype="auto",

@@ -47,7 +47,7 @@ class LearnerConfig:
     adam_epsilon: Annotated[float, Range(above=0, at_most=1)] = 1e-4
     """Adam epsilon, of all optimizers."""
     max_grad_norm: Annotated[float, Range(above=0, at_most=1e9)] = 40.0
-    """Gradient norm clip, of each network by itself."""
+    """Gradient norm clip, of each network by itself; in units of sigma where loss.normalize-td divides errors by it."""
     target_period: Annotated[int, Range(at_least=1, at_most=10**9)] = 1500
     """Updates between two hard copies into the target networks."""
     auxiliary_steps: Annotated[int, Range(at_least=1, at_most=10_000)] = 5
@@ -210,10 +210,20 @@ class Learner:
         self.updates = updates
 
     def _clip_gradients(self) -> dict[str, Tensor]:
-        return {
-            name: nn.utils.clip_grad_norm_(module.parameters(), self.config.max_grad_norm)
-            for name, module in self._trained.items()
-        }
+        """Gradient norms before they are clipped, in the clip's units.
+
+        The gradient of 1/2 (td / sigma)^2 is td / sigma times that of Q / sigma: where TD errors are normalised, what
+        is clipped is sigma times the gradient. While no reward comes sigma sinks to a hundredth, and a clip of the bare
+        gradient would all but discard the first reward.
+        """
+        norms = {}
+        for name, module in self._trained.items():
+            sigma = self.networks.td_scale[NET_NAMES.index(name)] if name in NET_NAMES else 1.0
+            gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
+            nn.utils.clip_grads_with_norm_(module.parameters(), self.config.max_grad_norm / sigma, norm)
+            norms[name] = norm * sigma
+        return norms
 
     def _metrics(
         self, result: QLosses, novelty: dict[str, Tensor], norms: dict[str, Tensor], shares: _Shares
@@ -226,6 +236,7 @@ class Learner:
             values[f"learner/{name}_max_abs_q"] = result.max_abs_q[net]
             values[f"learner/{name}_abs_td"] = (td.abs() * result.mask).sum() / result.mask.sum().clamp(min=1)
             values[f"learner/{name}_grad_norm"] = norms[name]
+            values[f"learner/{name}_clipped"] = norms[name] > self.config.max_grad_norm
         values |= {f"learner/{name}": value for name, value in novelty.items()}
         values |= {f"learner/{name}_grad_norm": norms[name] for name in ("embedding", "rnd") if name in norms}
         values |= {

@@ -125,11 +125,25 @@ def test_huge_gradients_of_one_network_do_not_scale_the_others() -> None:
     calm, wild = make_learner(), make_learner()
     wild.networks.td_scale[0] = 1e-6
     before, after = (learner.update(make_batch()).metrics for learner in (calm, wild))
-    assert after["learner/extrinsic_grad_norm"] > 1e6 * before["learner/extrinsic_grad_norm"]
-    assert gradient_norm(wild.networks.q_ext) == pytest.approx(40.0, rel=1e-4)
+    # Errors 1e6 times as large, in the clip's units.
+    assert after["learner/extrinsic_grad_norm"] > 0.9e6 * before["learner/extrinsic_grad_norm"] > 40
+    assert (before["learner/extrinsic_clipped"], after["learner/extrinsic_clipped"]) == (0, 1)
+    assert gradient_norm(wild.networks.q_ext) == pytest.approx(40.0 / 1e-6, rel=1e-4)
     for name in ("intrinsic", "embedding", "rnd"):
         assert torch.equal(vector_of(trained(wild)[name]), vector_of(trained(calm)[name])), name
         assert after[f"learner/{name}_grad_norm"] == before[f"learner/{name}_grad_norm"]
+
+
+def test_the_first_reward_after_none_is_not_clipped_away() -> None:
+    """While no reward comes sigma sinks; the gradient of the first reward is then 1 / sigma^2 times as large."""
+    calm, normalised = make_learner(), make_learner(agent=agent_config(normalize_td=True))
+    normalised.networks.td_scale[0] = sigma = 0.1
+    before, after = (learner.update(make_batch()).metrics for learner in (calm, normalised))
+    bare = gradient_norm(normalised.networks.q_ext)
+    assert bare > 40
+    assert bare == pytest.approx(gradient_norm(calm.networks.q_ext) / sigma**2, rel=1e-3)
+    assert after["learner/extrinsic_grad_norm"] == pytest.approx(sigma * bare, rel=1e-4)
+    assert after["learner/extrinsic_clipped"] == before["learner/extrinsic_clipped"] == 0
 
 
 @pytest.mark.parametrize("part", PARTS)
