@@ -209,7 +209,7 @@ class LifelongNovelty:
     SHORTEST, LONGER = 1000, 4
 
     def __init__(self, horizon: float = 100_000_000) -> None:
-        shorter = []
+        shorter: list[int] = []
         while (steps := self.SHORTEST * self.LONGER ** len(shorter)) < horizon:
             shorter.append(steps)
         horizons = np.array([*shorter, horizon], np.float64)

@@ -15,7 +15,7 @@ from results.command import run_as_command
 from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
 from results.plots import draw_curves, draw_sweep, save_panels
 
-FRAMES, QUICK_FRAMES = 120_000, 40_000
+FRAMES, QUICK_FRAMES = 300_000, 40_000
 EVALUATIONS = 12
 SIZE = 9
 """Side of the room. The paper's has 15, which takes several times as many updates; sixty runs would take a day."""
@@ -62,7 +62,7 @@ EXPERIMENT = Experiment(
         *("--evaluation.policy-index", "0", "--evaluation.episodes", "64", "--environment.arguments", f"size={SIZE}"),
         # Discounts match the few steps that a coin is away: near 1, the action gap would drown in noise.
         *("--family.num-policies", "4", "--family.gamma-max", "0.95", "--family.gamma-min", "0.9"),
-        *(*SMALL_NETWORKS, "--replay.replay-ratio", "8"),
+        *(*SMALL_NETWORKS, "--replay.replay-ratio", "4"),
     ),
     quick_flags=("--max-env-frames", str(QUICK_FRAMES), "--evaluation.period-env-frames", str(QUICK_FRAMES // 4)),
     curve_tags=("evaluation/return", "return/all"),
