@@ -52,7 +52,8 @@ class EvaluationConfig:
 class Evaluator:
     """Plays rounds of ``episodes`` episodes, one per lane, with fixed weights during a round.
 
-    `begin` starts a round; `play` advances it a bounded number of steps, so that its caller stays responsive.
+    `begin` starts a round; `play` advances it a bounded number of steps, so that its caller stays responsive. ``life``:
+    see `RolloutWorker`.
     """
 
     def __init__(
@@ -66,9 +67,10 @@ class Evaluator:
         reproducible: bool = False,
         num_lanes: int | None = None,
         render: bool = False,
+        life: int = 0,
     ) -> None:
         self.num_lanes = num_lanes or evaluation.episodes
-        lanes_seed, environments_seed, bandit_seed = np.random.SeedSequence([seed, 57]).generate_state(3)
+        lanes_seed, environments_seed, bandit_seed = np.random.SeedSequence([seed, 57, life]).generate_state(3)
         environments = LaneEnvironments(
             env_id, self.num_lanes, int(environments_seed), environment, reproducible, render=render
         )

@@ -131,7 +131,9 @@ class Rollout:
 class RolloutWorker:
     """L lanes of one process, lanes ``first_lane``.. of ``total_lanes`` in the run.
 
-    ``reproducible`` environments make `state_dict` complete, at the price of slower resets (serial mode).
+    ``reproducible`` environments make `state_dict` complete, at the price of slower resets (serial mode). ``life``
+    tells this worker from those before it at the same lanes, which failed or belong to an earlier session: each life
+    has random numbers and episodes of its own.
     """
 
     def __init__(
@@ -146,9 +148,10 @@ class RolloutWorker:
         seed: int,
         reproducible: bool = False,
         device: str = "cpu",
+        life: int = 0,
     ) -> None:
         self.agent, self.actor, self.first_lane, self.num_lanes = agent, actor, first_lane, num_lanes
-        lanes_seed, environments_seed = np.random.SeedSequence([seed, first_lane]).generate_state(2)
+        lanes_seed, environments_seed = np.random.SeedSequence([seed, first_lane, life]).generate_state(2)
         environments = LaneEnvironments(env_id, num_lanes, int(environments_seed), environment, reproducible)
         epsilons = lane_epsilons(total_lanes, actor.epsilon_base, actor.epsilon_alpha)
         self.lanes = Lanes(

@@ -74,6 +74,7 @@ class RayFleet:
         """``session``: the cluster to join; by default a private Ray is started. All nodes must see ``run_dir``."""
         self.config, self.topology = config, topology
         self.num_workers = topology.num_workers
+        self.lives = 0
         self._run_dir = str(run_dir.resolve()) if run_dir is not None else None
         self._handles: dict[ProcessId, Any] = {}
         self._calls: dict[Any, _Call] = {}
@@ -85,6 +86,10 @@ class RayFleet:
         self._turn = 0
         self._places = Places(topology)
         self._session = session or start_private(config, topology)
+
+    def begin_life(self) -> None:
+        """Processes made from now on have other random numbers than those before."""
+        self.lives += 1
 
     def start(self, checkpoint: Path | None) -> None:
         """Start every process, from ``checkpoint`` if there is one.
@@ -175,6 +180,7 @@ class RayFleet:
     def _readmit(self) -> None:
         if self._held and not any(kind in ESSENTIAL for kind, _ in self.waiting()):
             held, self._held = self._held, []
+            self.begin_life()
             for process in held:
                 self._create(process, None)
 
@@ -284,6 +290,7 @@ class RayFleet:
         A worker or evaluator goes on from ``running_state``, a replay shard from ``checkpoint``, learners from
         ``checkpoint`` and the published weights, which are newer.
         """
+        self.begin_life()
         if process[0] == "worker" and running_state is not None:
             self._running_states[process[1]] = running_state
         if process[0] == "evaluator":
@@ -321,7 +328,7 @@ class RayFleet:
             options = self._places.options(("learner", rank)) | _threads(topology.learner_threads)
             actor = ray.remote(LearnerProcess).options(**options)
             arguments = (self.config, topology.learner_threads, topology.learner_device, rank, topology.num_learners)
-            self._add(("learner", rank), actor.remote(*arguments))
+            self._add(("learner", rank), actor.remote(*arguments, self.lives))
         meeting_point = self._handles["learner", 0].meeting_point.remote()
         for rank in range(topology.num_learners):
             process = ("learner", rank)
@@ -338,17 +345,18 @@ class RayFleet:
         elif kind == "replay":
             actor = ray.remote(concurrency_groups=CONCURRENCY_GROUPS)(ReplayProcess)
             actor = actor.options(max_pending_calls=MAX_PENDING_CALLS, **options)
-            self._add(process, actor.remote(self.config.replay, self.config.seed, index, topology.replay_shards))
+            arguments = (self.config.replay, self.config.seed, index, topology.replay_shards, self.lives)
+            self._add(process, actor.remote(*arguments))
             if checkpoint is not None:
                 self._call(process, "prepare", self._handles[process].prepare.remote(_path(checkpoint)))
         elif kind == "evaluator":
             actor = ray.remote(EvaluatorProcess).options(**options)
-            self._add(process, actor.remote(self.config, self._evaluator_bandit))
+            self._add(process, actor.remote(self.config, self._evaluator_bandit, self.lives))
         else:
             device = "cuda" if topology.worker.gpus else "cpu"
             actor = ray.remote(RolloutProcess).options(**options)
             state = self._running_states.get(index)
-            self._add(process, actor.remote(self.config, index, self.num_workers, device, state))
+            self._add(process, actor.remote(self.config, index, self.num_workers, device, state, self.lives))
 
     def _add(self, process: ProcessId, handle: Any) -> None:
         self._handles[process] = handle

@@ -123,14 +123,14 @@ class WeightServer(Located):
 class ReplayProcess(Located):
     """`ReplayShard`, filled by `prepare`."""
 
-    def __init__(self, config: ReplayConfig, seed: int, index: int, num_shards: int) -> None:
-        self._arguments = (config, seed, index, num_shards)
-        self._shard = ReplayShard(*self._arguments, None)
+    def __init__(self, config: ReplayConfig, seed: int, index: int, num_shards: int, life: int) -> None:
+        self._arguments, self._life = (config, seed, index, num_shards), life
+        self._shard = ReplayShard(*self._arguments, None, life)
 
     def prepare(self, load_from: str | None) -> None:
         """Continue from a checkpoint, or stay empty; to be called before all else."""
         if load_from is not None:
-            self._shard = ReplayShard(*self._arguments, load_from)
+            self._shard = ReplayShard(*self._arguments, load_from, self._life)
 
     def add(self, joined: Any, sizes: Any, priorities: Any, new_steps: Any) -> dict[str, float]:
         return self._shard.add(joined, sizes, priorities, new_steps)
@@ -161,9 +161,9 @@ class RolloutProcess(Located):
     """`RolloutService` on one core; it comes to life with the first request."""
 
     def __init__(
-        self, config: TrainConfig, index: int, num_workers: int, device: str, running_state: dict | None
+        self, config: TrainConfig, index: int, num_workers: int, device: str, running_state: dict | None, life: int
     ) -> None:
-        self._arguments = (config, index, num_workers, device)
+        self._arguments = (config, index, num_workers, device, life)
         self._running_state = running_state
         self._service: Any = None
 
@@ -172,8 +172,8 @@ class RolloutProcess(Located):
             _prepare_computing(1)
             from cluster.services import RolloutService
 
-            config, index, num_workers, device = self._arguments
-            service = RolloutService(config, index, num_workers, device=device)
+            config, index, num_workers, device, life = self._arguments
+            service = RolloutService(config, index, num_workers, device=device, life=life)
             if self._running_state is not None:
                 service.worker.lanes.load_running_state(self._running_state)
             self._service, self._running_state = service, None
@@ -183,8 +183,8 @@ class RolloutProcess(Located):
 class LearnerProcess(Located):
     """`LearnerService`, with the learner's threads: rank ``rank`` of ``num_ranks``."""
 
-    def __init__(self, config: TrainConfig, threads: int, device: str, rank: int, num_ranks: int) -> None:
-        self._config, self._threads, self._device = config, threads, device
+    def __init__(self, config: TrainConfig, threads: int, device: str, rank: int, num_ranks: int, life: int) -> None:
+        self._config, self._threads, self._device, self._life = config, threads, device, life
         self._rank, self._num_ranks = rank, num_ranks
         self._service: Any = None
 
@@ -204,7 +204,7 @@ class LearnerProcess(Located):
         from cluster.services import LearnerService, join_ranks
 
         ranks = join_ranks(self._rank, self._num_ranks, meeting_point, self._device)
-        self._service = LearnerService(self._config, ranks=ranks, device=self._device)
+        self._service = LearnerService(self._config, ranks=ranks, device=self._device, life=self._life)
         if load_from is not None:
             self._service.load(Path(load_from))
         if adopt and self._rank == 0:
@@ -228,8 +228,8 @@ class LearnerProcess(Located):
 class EvaluatorProcess(Located):
     """`EvaluatorService` on whatever core is free; it comes to life with the first request."""
 
-    def __init__(self, config: TrainConfig, bandit: dict | None) -> None:
-        self._config, self._bandit = config, bandit
+    def __init__(self, config: TrainConfig, bandit: dict | None, life: int) -> None:
+        self._config, self._bandit, self._life = config, bandit, life
         self._service: Any = None
 
     def evaluate(self, request: EvaluationRequest) -> EvaluationReply:
@@ -237,7 +237,7 @@ class EvaluatorProcess(Located):
             _prepare_computing(1)
             from cluster.services import EvaluatorService
 
-            service = EvaluatorService(self._config)
+            service = EvaluatorService(self._config, life=self._life)
             if self._bandit is not None:
                 service.evaluator.bandit.load_state_dict(self._bandit)
             self._service = service

@@ -56,9 +56,9 @@ class SerialFleet:
         keep_freed_memory()
         self._config = config
         self.num_workers = 1
+        self.lives = 0
         self._replay_memory = PrioritizedReplay(config.replay, config.seed)
         self.replay, self.weights = LocalReplay(self._replay_memory), LocalWeights()
-        self._config = config
         self._broken: set[ProcessId] = set()
         self._learner = LearnerService(config, serial=True)
         self._make_worker()
@@ -68,7 +68,7 @@ class SerialFleet:
     def _make_worker(self, state: dict | None = None) -> None:
         self._worker: RolloutService | _Unmade
         try:
-            self._worker = RolloutService(self._config, 0, 1, reproducible=True)
+            self._worker = RolloutService(self._config, 0, 1, reproducible=True, life=self.lives)
             if state is not None:
                 self._worker.worker.load_state_dict(state)
         except EnvironmentFault as error:
@@ -77,18 +77,25 @@ class SerialFleet:
     def _make_evaluator(self, state: dict | None = None) -> None:
         self._evaluator: EvaluatorService | _Unmade
         try:
-            self._evaluator = EvaluatorService(self._config, reproducible=True)
+            self._evaluator = EvaluatorService(self._config, reproducible=True, life=self.lives)
             if state is not None:
                 self._evaluator.evaluator.load_state_dict(state)
         except EnvironmentFault as error:
             self._evaluator = _Unmade(error)
 
+    def begin_life(self) -> None:
+        """Go on with other random numbers than before, where the state cannot be restored exactly."""
+        self.lives += 1
+        self._make_worker()
+        self._make_evaluator()
+
     def start(self, checkpoint: Path | None) -> None:
         """Restore everything from ``checkpoint``, or begin afresh; then hand out the first weights."""
         if checkpoint is not None:
             self._learner.load(checkpoint)
-            load_share(self._replay_memory, checkpoint, 0, 1)
-            if self.resumes_exactly(checkpoint):
+            exact = self.resumes_exactly(checkpoint)
+            load_share(self._replay_memory, checkpoint, 0, 1, exact)
+            if exact:
                 serial = load_tree(checkpoint, "serial")
                 self._make_worker(serial["worker"])
                 self._make_evaluator(serial["evaluator"])
@@ -152,6 +159,7 @@ class SerialFleet:
 
     def restart(self, process: ProcessId, checkpoint: Path | None, running_state: dict | None) -> None:
         """Make the worker or the evaluator anew, to go on from ``running_state``, after a fault of an environment."""
+        self.lives += 1
         if process[0] == "worker":
             self._make_worker()
             if running_state is not None:

@@ -68,7 +68,13 @@ class RolloutService:
     """One rollout worker: pulls weights, acts, encodes sequences and delivers them."""
 
     def __init__(
-        self, config: TrainConfig, index: int, num_workers: int, reproducible: bool = False, device: str = "cpu"
+        self,
+        config: TrainConfig,
+        index: int,
+        num_workers: int,
+        reproducible: bool = False,
+        device: str = "cpu",
+        life: int = 0,
     ) -> None:
         lanes = config.cluster.lanes_per_worker
         self.worker = RolloutWorker(
@@ -82,6 +88,7 @@ class RolloutService:
             seed=config.seed,
             reproducible=reproducible,
             device=device,
+            life=life,
         )
 
     def rollout(self, request: RolloutRequest) -> RolloutReply:
@@ -137,14 +144,19 @@ class LearnerService:
     """
 
     def __init__(
-        self, config: TrainConfig, serial: bool = False, ranks: Ranks | None = None, device: str | None = None
+        self,
+        config: TrainConfig,
+        serial: bool = False,
+        ranks: Ranks | None = None,
+        device: str | None = None,
+        life: int = 0,
     ) -> None:
         self.config, self._serial = config, serial
         self.ranks = ranks or Ranks()
         self._spec = sequence_spec(config)
         learner = config.learner if device is None else dataclasses.replace(config.learner, device=device)
         self.learner = Learner(config.agent, learner, self._spec.environment, config.seed, self.ranks)
-        self._rng = np.random.default_rng([config.seed, 12, self.ranks.rank])
+        self._rng = np.random.default_rng([config.seed, 12, self.ranks.rank, life])
         self._replay: ReplayPort | None = None
         self._batches: Iterator[tuple[SampledSequences, SequenceBatch]] | None = None
 
@@ -243,7 +255,7 @@ class LearnerService:
 class EvaluatorService:
     """The evaluator: pulls weights when a round begins, plays it piece by piece."""
 
-    def __init__(self, config: TrainConfig, reproducible: bool = False) -> None:
+    def __init__(self, config: TrainConfig, reproducible: bool = False, life: int = 0) -> None:
         self.evaluator = Evaluator(
             config.env,
             config.agent,
@@ -252,6 +264,7 @@ class EvaluatorService:
             config.seed,
             config.actor.torso_dtype,
             reproducible,
+            life=life,
         )
 
     def evaluate(self, request: EvaluationRequest) -> EvaluationReply:

@@ -144,12 +144,14 @@ class ReplayShard:
     Filled from and drained into joined buffers, its own file in each checkpoint.
     """
 
-    def __init__(self, config: ReplayConfig, seed: int, index: int, num_shards: int, load_from: str | None) -> None:
+    def __init__(
+        self, config: ReplayConfig, seed: int, index: int, num_shards: int, load_from: str | None, life: int = 0
+    ) -> None:
         require(0 <= index < num_shards, f"shard {index} of {num_shards}")
         self.index, self.num_shards = index, num_shards
-        self._replay = PrioritizedReplay(shard_config(config, num_shards), seed + index)
+        self._replay = PrioritizedReplay(shard_config(config, num_shards), seed + index, life)
         if load_from is not None:
-            load_share(self._replay, Path(load_from), index, num_shards)
+            load_share(self._replay, Path(load_from), index, num_shards, exact=False)
 
     def add(
         self, joined: np.ndarray, sizes: np.ndarray, priorities: np.ndarray, new_steps: np.ndarray

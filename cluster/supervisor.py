@@ -394,6 +394,7 @@ class Supervisor:
             "env_steps": self.env_steps,
             "learner_updates": self.learner_updates,
             "restarts": self.restarts,
+            "lives": self.fleet.lives,
             "limiter": self.limiter.state_dict(),
             "meta_controller": self.meta_controller.state_dict(),
             "next_evaluation": self._next_evaluation,
@@ -416,11 +417,13 @@ class Supervisor:
         self.telemetry.load_state_dict(state["telemetry"])
         self._running_states = state["running_states"]
         self._evaluator_bandit = state["evaluator_bandit"]
+        self.fleet.lives = state["lives"]
         if self.fleet.resumes_exactly(directory):
             self._evaluating = state["evaluating"]
             self._arms_left = state["arms_left"]
             self._acted = {worker: tuple(acted) for worker, acted in state["acted"].items()}
             return
+        self.fleet.begin_life()
         self.meta_controller.abandon(range(self.topology.total_lanes))
         if self.fleet.exact_resume and (directory / "serial.json").exists():
             self.telemetry.note("lanes have changed: their episodes begin anew, not bit for bit", self.env_frames)

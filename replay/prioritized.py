@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import threading
 import zlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -26,6 +27,9 @@ ITEM_OVERHEAD_BYTES = 200
 """Estimate of what one stored sequence costs beside its blob: Python objects, tree nodes, array entries."""
 PRIORITY_FLOOR = 1e-6
 """Smallest priority: a sequence that was learned perfectly can still be drawn again."""
+NUMBER_BITS = 40
+"""Low bits of a key, which count insertions; those above tell one life of a replay from the others."""
+LIFE_BITS = 22
 
 
 @dataclass(frozen=True)
@@ -70,17 +74,20 @@ class SampledSequences:
 class PrioritizedReplay:
     """Blobs in slots, drawn in proportion to priority ** exponent, evicted first in, first out.
 
-    A slot is recycled; its *key*, the number of the insertion, is not, so a late priority update for an evicted
-    sequence cannot hit its successor. One lock guards every public method: any thread may call.
+    A slot is recycled; its *key* is not: the number of the insertion, under a random number that each life of a replay
+    has for itself. So a late priority update cannot hit another sequence, be the one it means evicted or its replay
+    dead and restored. One lock guards every public method: any thread may call. ``life``: see `RolloutWorker`.
     """
 
-    def __init__(self, config: ReplayConfig, seed: int) -> None:
+    def __init__(self, config: ReplayConfig, seed: int, life: int = 0) -> None:
         self.config = config
-        self._rng = np.random.default_rng([seed, 11])
+        self._rng = np.random.default_rng([seed, 11, life])
         self._lock = threading.RLock()
         self._clear(num_slots=1024)
 
     def _clear(self, num_slots: int) -> None:
+        # Not from the seed: a replay that died before it was saved has the seed of its successor.
+        self._life_bits = secrets.randbits(LIFE_BITS) << NUMBER_BITS
         self._tree = SumTree(num_slots)
         self._blobs: list[bytes | None] = [None] * num_slots
         self._keys = np.full(num_slots, -1, np.int64)
@@ -132,7 +139,7 @@ class PrioritizedReplay:
             self._grow()
         slot = self._free.pop()
         self._blobs[slot] = blob
-        self._keys[slot] = self.total_added_sequences
+        self._keys[slot] = self._life_bits + self.total_added_sequences
         self._new_steps[slot] = new_steps
         self.total_added_sequences += 1
         self.total_added_steps += new_steps
@@ -269,7 +276,7 @@ class PrioritizedReplay:
         with self._lock:
             order = np.array(self._order, np.int64)
             blobs = [blob for slot in self._order if (blob := self._blobs[slot]) is not None]
-            free, keys, new_steps = np.array(self._free, np.int64), self._keys[order], self._new_steps[order]
+            free, new_steps = np.array(self._free, np.int64), self._new_steps[order]
             born, priorities = self._born[order], self._priorities[order]
             state = {
                 "num_slots": len(self._blobs),
@@ -288,7 +295,6 @@ class PrioritizedReplay:
             directory / f"{name}.npz",
             order=order,
             free=free,
-            keys=keys,
             new_steps=new_steps,
             born=born,
             priorities=priorities,
@@ -296,15 +302,16 @@ class PrioritizedReplay:
         )
         (directory / f"{name}.json").write_text(json.dumps({**state, "blobs_crc32": checksum}))
 
-    def load(self, directory: Path, name: str) -> None:
-        """Continue from `save`, draw for draw; where the limits are smaller now, the oldest are left out.
+    def load(self, directory: Path, name: str, exact: bool = True) -> None:
+        """Continue from `save`, if ``exact`` draw for draw, else with this replay's own random numbers.
 
-        Raises ValueError, leaving the replay as it was, if a file is missing or damaged.
+        All keys are new. Where the limits are smaller now, the oldest are left out. Raises ValueError, leaving the
+        replay as it was, if a file is missing or damaged.
         """
         try:
             state = read_json(directory / f"{name}.json")
             saved = load_arrays(directory / f"{name}.npz")
-            _check_saved(saved, int(state["num_slots"]), int(state["total_added_sequences"]))
+            _check_saved(saved, state)
             steps = np.cumsum(saved["new_steps"][::-1])
             size = np.cumsum(saved["sizes"][::-1] + ITEM_OVERHEAD_BYTES)
             # Both sums rise from the newest to the oldest, so those that fit are the newest.
@@ -319,13 +326,14 @@ class PrioritizedReplay:
             }
         except Exception as error:  # each parser fails in its own way on a damaged file
             raise ValueError(f"cannot load the replay {directory / name}: {type(error).__name__}: {error}") from error
-        kept = {key: saved[key][first:] for key in ("order", "keys", "new_steps", "born", "priorities", "sizes")}
+        kept = {key: saved[key][first:] for key in ("order", "new_steps", "born", "priorities", "sizes")}
         with self._lock:
             self._clear(int(state["num_slots"]))
             order = kept["order"]
             for slot, blob in zip(order, blobs, strict=True):
                 self._blobs[slot] = blob
-            self._keys[order] = kept["keys"]
+            added = counters["added_sequences"]
+            self._keys[order] = self._life_bits + np.arange(added - len(order), added)
             self._new_steps[order] = kept["new_steps"]
             self._born[order] = kept["born"]
             self._set_priorities(order, kept["priorities"])
@@ -336,7 +344,8 @@ class PrioritizedReplay:
             self.total_added_steps = counters["added_steps"]
             self.total_added_sequences = counters["added_sequences"]
             self.total_evicted_sequences = counters["evicted_sequences"] + first
-            self._rng = rng
+            if exact:
+                self._rng = rng
 
 
 def _usable(priorities: np.ndarray) -> np.ndarray:
@@ -359,13 +368,15 @@ def _read_blobs(path: Path, sizes: np.ndarray, first: int) -> tuple[list[bytes],
     return blobs, checksum
 
 
-def _check_saved(saved: dict[str, np.ndarray], num_slots: int, next_key: int) -> None:
+def _check_saved(saved: dict[str, np.ndarray], state: dict[str, Any]) -> None:
     """Raise ValueError unless these arrays could have come from `save`."""
     order, free = saved["order"], saved["free"]
-    per_sequence = [saved[key] for key in ("keys", "new_steps", "born", "priorities", "sizes")]
+    per_sequence = [saved[key] for key in ("new_steps", "born", "priorities", "sizes")]
     require(all(array.shape == order.shape for array in per_sequence), "its arrays differ in length")
     slots = np.sort(np.concatenate([order, free]))
-    require(np.array_equal(slots, np.arange(num_slots)), "its slots do not fit together")
-    require(bool(np.all(np.diff([-1, *saved["keys"], next_key]) > 0)), "its keys are out of order")
+    require(np.array_equal(slots, np.arange(int(state["num_slots"]))), "its slots do not fit together")
+    born = [0, *saved["born"], int(state["total_added_steps"])]
+    require(bool(np.all(np.diff(born) >= 0)), "its sequences are out of order")
+    require(len(order) <= int(state["total_added_sequences"]), "it holds more sequences than were ever added")
     require(bool(np.all(_usable(saved["priorities"]))), "its priorities are not finite or are negative")
     require(bool(np.all(saved["new_steps"] >= 0) and np.all(saved["sizes"] >= 0)), "its sizes are negative")

@@ -31,16 +31,16 @@ def saved_shards(directory: Path) -> int:
     return len(found)
 
 
-def load_share(replay: PrioritizedReplay, directory: Path, index: int, num_shards: int) -> None:
+def load_share(replay: PrioritizedReplay, directory: Path, index: int, num_shards: int, exact: bool = True) -> None:
     """Fill ``replay``, shard ``index`` of ``num_shards``, from a checkpoint of any number of shards.
 
-    With the number that was saved it continues its own file draw for draw. Otherwise it takes its share; the
-    random state begins anew, and ages count from the oldest sequence held. Raises ValueError, leaving the replay
+    With the number that was saved it continues its own file, if ``exact`` draw for draw. Otherwise it takes its share;
+    the random state begins anew, and ages count from the oldest sequence held. Raises ValueError, leaving the replay
     empty or as it was, if a file is missing or damaged.
     """
     saved = saved_shards(directory)
     if saved == num_shards:
-        replay.load(directory, f"replay-{index}")
+        replay.load(directory, f"replay-{index}", exact)
         return
     try:
         merged = heapq.merge(*(_oldest_first(directory, shard) for shard in range(saved)), key=lambda item: item[0])

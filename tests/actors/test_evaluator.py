@@ -223,3 +223,12 @@ def test_a_broken_episode_does_not_enter_the_score() -> None:
         assert {episode.length for episode in episodes} == {10}
         assert all(np.isfinite(episode.extrinsic_return) for episode in episodes)
     assert len(evaluator.lanes.environments.take_faults()) > 3
+
+
+def test_another_life_evaluates_on_other_episodes() -> None:
+    arguments = (CHAIN, AGENT, EvaluationConfig(episodes=2), EnvironmentConfig(), 0)
+    seeds = {
+        Evaluator(*arguments, reproducible=True, life=life).lanes.environments.state_dict()["history"]["seed"]
+        for life in (0, 1, 2)
+    }
+    assert len(seeds) == 3

@@ -38,7 +38,13 @@ NOVELTY_TAGS = {"intrinsic/alpha", "intrinsic/alpha_above_1", "intrinsic/alpha_m
 
 
 def make_worker(
-    env_id: str, num_lanes: int, seed: int = 0, agent: AgentConfig = AGENT, first_lane: int = 0, total_lanes: int = 8
+    env_id: str,
+    num_lanes: int,
+    seed: int = 0,
+    agent: AgentConfig = AGENT,
+    first_lane: int = 0,
+    total_lanes: int = 8,
+    life: int = 0,
 ) -> RolloutWorker:
     return RolloutWorker(
         env_id,
@@ -50,6 +56,7 @@ def make_worker(
         total_lanes,
         seed,
         reproducible=True,
+        life=life,
     )
 
 
@@ -314,3 +321,18 @@ def test_every_worker_has_a_seed_of_its_own() -> None:
         for worker in (first, second)
     ]
     assert tags[0].isdisjoint(tags[1])
+
+
+def test_another_life_plays_other_episodes_with_other_random_numbers() -> None:
+    def played(seed: int, life: int) -> tuple[int, list[int]]:
+        worker = make_worker("tests.fakes:Chain-v0", 4, seed, life=life)
+        worker.set_weights(1, flatten_weights(make_networks(worker, seed=3)))
+        sequences = worker.rollout(20, endless_arms(worker, 0)).sequences
+        return worker.lanes.environments.state_dict()["history"]["seed"], [
+            int(action) for sequence in sequences for action in sequence.actions
+        ]
+
+    first, again, second, third = (played(0, life) for life in (0, 0, 1, 2))
+    assert first == again
+    assert len({first[0], second[0], third[0]}) == 3
+    assert first[1] != second[1] != third[1] != first[1]

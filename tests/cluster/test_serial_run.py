@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from cluster.checkpoint import Checkpoints, load_tree
 from cluster.commands import train
 from cluster.config import load_config
 from cluster.metrics import read_metrics
+from cluster.services import RolloutService
 from tests.cluster.tiny import tiny_config
 
 
@@ -123,3 +125,22 @@ def test_counters_and_axes_continue_over_a_resume(tmp_path: Path) -> None:
     assert after["learner_updates"] > before["learner_updates"] > 0
     pulls = [sum(len(b["arms"]) for b in state["meta_controller"]["bandits"]) for state in (before, after)]
     assert pulls[1] > pulls[0] > 0
+
+
+def test_a_resume_that_is_not_exact_begins_a_new_life_every_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = []
+
+    class Recorded(RolloutService):
+        def __init__(self, *arguments: Any, life: int, **more: Any) -> None:
+            super().__init__(*arguments, life=life, **more)
+            lives.append((life, self.worker.lanes.environments.state_dict()["history"]["seed"]))
+
+    monkeypatch.setattr("cluster.serial_fleet.RolloutService", Recorded)
+    # As Ray's checkpoints are: without the state of the worker.
+    monkeypatch.setattr("cluster.serial_fleet.save_tree", lambda directory, name, tree: None)
+    for frames in (200, 300, 400):
+        run(tmp_path / "run", frames, resume=frames > 200)
+    assert [life for life, _ in lives] == [0, 0, 1, 0, 2]
+    assert len({seed for _, seed in lives}) == 3

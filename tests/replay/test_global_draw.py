@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from replay.global_draw import join, locate, stratified_positions
 from replay.prioritized import PrioritizedReplay, ReplayConfig, SampledSequences
+from tests.replay.insertions import numbers
 
 CONFIG = ReplayConfig(capacity_steps=10**6, max_gb=1.0, priority_exponent=0.9, min_sequences=1)
 
@@ -107,8 +108,8 @@ def test_what_is_joined_names_its_shard_for_priority_updates() -> None:
     sampled = draw(shards, 32, np.random.default_rng(0))
     for column, name in enumerate(blobs_of(sampled)):
         shard = int(sampled.shards[column])
-        assert name == f"{shard}:{sampled.keys[column]}"
+        assert name == f"{shard}:{numbers(sampled)[column]}"
         assert shards[shard].update_priorities(sampled.slots[[column]], sampled.keys[[column]], np.array([2.0])) == 1
     # Both shards received 50 steps, 100 together.
-    assert np.all(sampled.ages == 2 * (50 - 1 - sampled.keys))
+    assert np.all(sampled.ages == 2 * (50 - 1 - numbers(sampled)))
     assert set(sampled.shards) == {0, 1}

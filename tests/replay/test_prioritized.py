@@ -18,6 +18,7 @@ from replay.prioritized import (
     ReplayConfig,
     SampledSequences,
 )
+from tests.replay.insertions import numbers
 
 
 def make_config(capacity_steps: int = 10**6, max_bytes: int = 10**9, priority_exponent: float = 0.9) -> ReplayConfig:
@@ -98,7 +99,7 @@ def test_any_history_agrees_with_the_naive_replay(data: st.DataObject) -> None:
             remembered.append(sampled)
             by_key = {item.key: item for item in naive.items}
             for i, blob in enumerate(blobs_of(sampled)):
-                item = by_key[int(sampled.keys[i])]
+                item = by_key[int(numbers(sampled)[i])]
                 assert blob == item.blob
                 assert sampled.ages[i] == naive.added_steps - item.added_at
                 assert sampled.probabilities[i] == pytest.approx(naive.probability(item), rel=1e-9)
@@ -107,7 +108,7 @@ def test_any_history_agrees_with_the_naive_replay(data: st.DataObject) -> None:
             new_priorities = data.draw(st.lists(PRIORITY, min_size=len(sampled.slots), max_size=len(sampled.slots)))
             applied = replay.update_priorities(sampled.slots, sampled.keys, np.array(new_priorities))
             expected = 0
-            for key, priority in zip(sampled.keys, new_priorities, strict=True):
+            for key, priority in zip(numbers(sampled), new_priorities, strict=True):
                 for item in naive.items:
                     if item.key == key:
                         item.priority = priority
@@ -128,8 +129,8 @@ def test_frequencies_follow_the_priorities(exponent: float) -> None:
     counts = np.zeros(5)
     for _ in range(2000):
         sampled = replay.sample(7)
-        np.testing.assert_allclose(sampled.probabilities, expected[sampled.keys])
-        counts += np.bincount(sampled.keys, minlength=5)
+        np.testing.assert_allclose(sampled.probabilities, expected[numbers(sampled)])
+        counts += np.bincount(numbers(sampled), minlength=5)
     np.testing.assert_allclose(counts / counts.sum(), expected, atol=0.01)
 
 
@@ -137,12 +138,12 @@ def test_draws_are_stratified() -> None:
     """Eight equal sequences and a batch of eight: each stratum holds exactly one."""
     replay = filled([1.0] * 8)
     for _ in range(20):
-        assert sorted(replay.sample(8).keys) == list(range(8))
+        assert sorted(numbers(replay.sample(8))) == list(range(8))
 
 
 def test_fewer_sequences_than_the_batch_repeat_and_an_empty_replay_refuses() -> None:
     sampled = filled([1.0, 1.0]).sample(64)
-    assert np.bincount(sampled.keys).tolist() == [32, 32]
+    assert np.bincount(numbers(sampled)).tolist() == [32, 32]
     with pytest.raises(ValueError, match="empty"):
         filled([]).sample(1)
 
@@ -181,9 +182,9 @@ def test_bad_priorities_are_skipped_and_the_good_ones_beside_them_applied() -> N
 
 def test_a_sequence_of_priority_zero_can_still_be_drawn() -> None:
     replay = filled([0.0, 0.0])
-    assert set(replay.sample(2).keys) == {0, 1}
+    assert set(numbers(replay.sample(2))) == {0, 1}
     replay = filled([0.0, 1e-4])
-    assert 0 in np.concatenate([replay.sample(50).keys for _ in range(40)])
+    assert 0 in np.concatenate([numbers(replay.sample(50)) for _ in range(40)])
 
 
 def test_steps_and_bytes_are_bounded_and_the_oldest_leave() -> None:
@@ -210,7 +211,7 @@ def test_slots_grow_past_the_first_allocation() -> None:
     replay.add(blobs, np.arange(1.0, 5001.0), np.ones(5000, np.int64))
     replay.check_valid()
     sampled = replay.sample(500)
-    assert blobs_of(sampled) == [blobs[key] for key in sampled.keys]
+    assert blobs_of(sampled) == [blobs[key] for key in numbers(sampled)]
 
 
 def test_a_bad_priority_costs_its_sequence_and_no_other() -> None:
@@ -262,7 +263,7 @@ def test_threads_may_share_a_replay() -> None:
 
 def test_same_seed_same_draws() -> None:
     one, two = filled([1.0, 2.0, 3.0]), filled([1.0, 2.0, 3.0])
-    assert [one.sample(3).keys.tolist() for _ in range(9)] == [two.sample(3).keys.tolist() for _ in range(9)]
+    assert [numbers(one.sample(3)).tolist() for _ in range(9)] == [numbers(two.sample(3)).tolist() for _ in range(9)]
 
 
 def test_check_valid_notices_a_leak() -> None:
