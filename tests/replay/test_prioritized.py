@@ -276,7 +276,7 @@ def test_check_valid_notices_a_leak() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"max_gb": 0.0}, "replay.max-gb must be positive"),
+        ({"max_gb": 0.0}, "replay.max-gb must be above 0"),
         ({"capacity_steps": 0}, "replay.capacity-steps"),
         ({"priority_exponent": -0.1}, "replay.priority-exponent"),
         ({"min_sequences": 0}, "replay.min-sequences"),
