@@ -1,8 +1,8 @@
 """Measures how well the agent plays: greedy episodes with a bandit of their own, apart from training.
 
-Agent57 section 3.2 and appendix ("Evaluator"): epsilon 0.01, its own bandit over policies (window 3600,
-epsilon 0.01), and the score is that of the greedy arm. Called by the supervisor round by round, and by
-``launch.py eval`` with one fixed policy.
+Agent57 section 3.2 and appendix ("Evaluator"): epsilon 0.01, its own bandit over policies (window 3600, epsilon 0.01).
+The score of a round is the mean return of fresh episodes of one arm that was chosen before them; only afterwards do
+they tell the bandit anything. Called by the supervisor round by round, and by ``launch.py eval`` with one fixed policy.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from actors.environments import EnvironmentConfig, LaneEnvironments
 from actors.episode_clip import EpisodeClip
 from actors.lanes import Lanes, LaneStep
 from actors.rollout import Episode, EpisodeTally
+from actors.running_state import for_lanes
 from agent57.bandit import SlidingWindowUCB
 from agent57.config import AgentConfig
 from agent57.ranges import Range, Share, check_ranges
 
+HALF_LIFE_ROUNDS = 2
+"""Rounds after which an episode counts half in the choice of the arm that is scored."""
 EVALUATION_STEPS = 10_000
 """Steps after which an evaluated episode is cut where no limit is registered or configured, or rounds might not end."""
 
@@ -31,7 +34,8 @@ class EvaluationConfig:
     """Greedy evaluation during training (Agent57 appendix)."""
 
     episodes: Annotated[int, Range(at_least=1, at_most=1024)] = 8
-    """Episodes of one round, played side by side."""
+    """Episodes of one round, played side by side. Two of them (one of two or three) explore for the evaluator's bandit,
+    the others are the score; a single one is the score, and a second explores beside it."""
     period_env_frames: Annotated[int, Range(at_least=0, at_most=10**15)] = 1_000_000
     """Environment frames of training between the starts of two rounds; 0 turns evaluation off."""
     epsilon: Share = 0.01
@@ -69,7 +73,9 @@ class Evaluator:
         render: bool = False,
         life: int = 0,
     ) -> None:
-        self.num_lanes = num_lanes or evaluation.episodes
+        num_policies = agent.family.num_policies
+        self.num_lanes = num_lanes or lanes_of(evaluation, num_policies)
+        self._explorers = min(2, self.num_lanes // 2) if explores(evaluation, num_policies) else 0
         lanes_seed, environments_seed, bandit_seed = np.random.SeedSequence([seed, 57, life]).generate_state(3)
         environments = LaneEnvironments(
             env_id, self.num_lanes, int(environments_seed), environment, reproducible, render=render
@@ -77,13 +83,17 @@ class Evaluator:
         epsilons = np.full(self.num_lanes, evaluation.epsilon)
         self.lanes = Lanes(agent, environments, epsilons, int(lanes_seed), torso_dtype)
         self.bandit = SlidingWindowUCB(
-            agent.family.num_policies,
+            num_policies,
             evaluation.bandit_window,
             evaluation.bandit_epsilon,
             evaluation.ucb_bonus,
             np.random.default_rng(int(bandit_seed)),
         )
         self._policy_index = evaluation.policy_index
+        self.scored_arm = 0
+        """Whose episodes of this round are the score: chosen before the round began."""
+        self._rounds = 0
+        self._moments: dict[str, Any] | None = None
         self._arms = np.zeros(self.num_lanes, np.int64)
         self._episodes = EpisodeTally(self.num_lanes)
         self._max_steps = None if has_step_limit(env_id, environment) else EVALUATION_STEPS
@@ -93,19 +103,41 @@ class Evaluator:
     def set_weights(self, version: int, vector: np.ndarray) -> None:
         self.lanes.set_weights(version, vector)
 
-    def begin(self, favourite_arm: int) -> None:
-        """Start a round: even lanes play what this bandit selects, odd lanes training's favourite policy.
+    def set_moments(self, running_state: dict[str, Any] | None) -> None:
+        """Begin every round with these moments of novelty (`Lanes.running_state`), which are training's; None: go on.
 
-        Training has fresh returns of every policy, this bandit has few; the odd lanes keep it up to date.
+        The networks see intrinsic rewards, so an evaluator with moments of its own would play another policy.
         """
-        if self._policy_index is not None:
-            self.begin_with([self._policy_index] * self.num_lanes)
-            return
-        arms = [favourite_arm if lane % 2 else self.bandit.select() for lane in range(self.num_lanes)]
+        self._moments = None if running_state is None else for_lanes(running_state, self.num_lanes)
+
+    def begin(self, favourite_arm: int) -> None:
+        """Start a round: all lanes but the explorers play the arm to be scored, by what is known of earlier rounds.
+
+        While nothing is known that is ``favourite_arm``, training's. Explorers keep the bandit informed: they play what
+        it selects and training's favourite, for training has fresh returns of every policy, this bandit few.
+        """
+        self.scored_arm = self._choose_scored_arm(favourite_arm)
+        arms = [self.scored_arm] * (self.num_lanes - self._explorers)
+        in_flight = np.bincount(arms, minlength=self.bandit.num_arms)
+        for explorer in range(self._explorers):
+            # A single explorer plays the favourite in every other round.
+            turn = explorer if self._explorers > 1 else self._rounds % 2
+            follows = turn == 0 and favourite_arm != self.scored_arm
+            arms.append(favourite_arm if follows else self.bandit.select(in_flight))
+            in_flight[arms[-1]] += 1
+        self._rounds += 1
         self.begin_with(arms)
+
+    def _choose_scored_arm(self, favourite_arm: int) -> int:
+        if self._policy_index is not None:
+            return self._policy_index
+        best = best_arm(self.bandit, self.num_lanes)
+        return favourite_arm if best is None else best
 
     def begin_with(self, arms: list[int]) -> None:
         """Start a round in which lane l plays policy ``arms[l]``."""
+        if self._moments is not None:
+            self.lanes.load_running_state(self._moments)
         self.lanes.restart()
         self._arms[:] = arms
         self._playing[:] = True
@@ -152,6 +184,8 @@ class Evaluator:
         return {
             "lanes": self.lanes.state_dict(),
             "bandit": self.bandit.state_dict(),
+            "scored_arm": self.scored_arm,
+            "rounds": self._rounds,
             "arms": self._arms.copy(),
             "episodes": self._episodes.state_dict(),
             "playing": self._playing.copy(),
@@ -161,6 +195,22 @@ class Evaluator:
         """Continue exactly from ``state``."""
         self.lanes.load_state_dict(state["lanes"])
         self.bandit.load_state_dict(state["bandit"])
+        self.scored_arm, self._rounds = state["scored_arm"], state["rounds"]
         self._arms = state["arms"].copy()
         self._episodes.load_state_dict(state["episodes"])
         self._playing = state["playing"].copy()
+
+
+def explores(evaluation: EvaluationConfig, num_policies: int) -> bool:
+    """Whether there is an arm to choose."""
+    return evaluation.policy_index is None and num_policies > 1
+
+
+def lanes_of(evaluation: EvaluationConfig, num_policies: int) -> int:
+    """Episodes of a round: at least two where one of them has to explore."""
+    return max(evaluation.episodes, 2) if explores(evaluation, num_policies) else evaluation.episodes
+
+
+def best_arm(bandit: SlidingWindowUCB, num_lanes: int) -> int | None:
+    """The arm that an evaluator of ``num_lanes`` lanes with this bandit scores next; None while it knows nothing."""
+    return bandit.lately_best_arm(half_life=HALF_LIFE_ROUNDS * num_lanes)

@@ -78,6 +78,31 @@ class SlidingWindowUCB:
             return 0
         return int(np.argmax(np.where(counts > 0, self.means, -np.inf)))
 
+    def lately_best_arm(self, half_life: float) -> int | None:
+        """The arm of the highest recent mean less its standard error; None while nothing was played.
+
+        A pull weighs half as much as one ``half_life`` pulls later, so an arm that got worse is left soon, however good
+        it was before; an arm's weights are relative to its newest pull. The variance is pooled over the arms. Without
+        the standard error a single lucky pull would win. The first of equal arms is taken.
+        """
+        if not self._pulls:
+            return None
+        arms, returns = (np.array(column) for column in zip(*self._pulls, strict=True))
+        age = np.arange(len(arms))[::-1]
+        newest = np.full(self.num_arms, len(arms))
+        np.minimum.at(newest, arms, age)
+        weights = 0.5 ** ((age - newest[arms]) / half_life)
+        total, squares, sums = (
+            np.bincount(arms, values, self.num_arms) for values in (weights, weights**2, weights * returns)
+        )
+        played = total > 0
+        mean = np.divide(sums, total, out=np.full(self.num_arms, -np.inf), where=played)
+        # 1 / number of pulls that would tell as much if all weighed the same.
+        share = np.divide(squares, total**2, out=np.ones(self.num_arms), where=played)
+        freedom = (total * (1 - share)).sum()
+        variance = (weights * (returns - mean[arms]) ** 2).sum() / freedom if freedom > 0 else 0.0
+        return int(np.argmax(mean - np.sqrt(variance * share)))
+
     @property
     def counts(self) -> np.ndarray:
         """Pulls of each arm in the window, int64 [N]."""

@@ -130,11 +130,11 @@ def _summary(supervisor: Supervisor, why: str, run_dir: Path) -> list[tuple[str,
     telemetry, game = supervisor.telemetry, game_of(supervisor.config.env)
     minutes = telemetry.session_minutes
     score = "no evaluation yet"
-    if telemetry.greedy_return is not None:
-        score = f"{telemetry.greedy_return:,.1f} (greedy return of the newest evaluation"
-        score += f", best {telemetry.best_return:,.1f})" if telemetry.best_return is not None else ")"
+    if telemetry.score is not None:
+        count = telemetry.score.episodes
+        score = f"{telemetry.score.text()} (newest evaluation, {count} episode{'s' * (count > 1)})"
         if game is not None:
-            score += f", {human_normalised_score(game, telemetry.greedy_return):.1%} of human"
+            score += f", {human_normalised_score(game, telemetry.score.mean):.1%} of human"
     checkpoints = supervisor.checkpoints.all()
     module = module_of(supervisor.config.env)
     trust = f" --trust-modules {module}" if module and not module.startswith("actors.") else ""

@@ -17,6 +17,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from cluster.score import Score
+
 REDRAW_SECONDS = 0.25
 PLAIN_LINE_SECONDS = 10.0
 
@@ -40,7 +42,7 @@ class StatusFields:
     replay_ratio: float | None
     """Transitions trained per environment step, so far."""
     replay_ratio_wanted: float
-    greedy_return: float | None
+    score: Score | None
     """The evaluator's mean return."""
     training_return: float | None
     """Mean return of recent training episodes, over all arms and epsilons."""
@@ -173,7 +175,7 @@ def _describe(fields: StatusFields) -> tuple[str, list[list[tuple[str, str]]]]:
     policy = f"{_number(fields.arm_beta, '.1g').replace('0.', '.')}, {_number(fields.arm_gamma, '.4f')}"
     arm = "-" if fields.arm is None else str(fields.arm)
     return _progress(fields), [
-        [("frames", frames), ("eval return", _number(fields.greedy_return, ",.1f")), ("replay ratio", ratio)],
+        [("frames", frames), ("score", "-" if fields.score is None else fields.score.text()), ("replay ratio", ratio)],
         [
             ("updates", updates),
             ("train return", _number(fields.training_return, ",.1f")),

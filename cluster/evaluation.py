@@ -9,7 +9,6 @@ import csv
 import functools
 import io
 import json
-import math
 from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,7 +29,8 @@ from agent57.policy_family import PolicyFamily
 from cluster.command_line import CommandParser, add_trust
 from cluster.console import print_plan, say
 from cluster.errors import UserError
-from cluster.saved_agent import SavedAgent, for_lanes, load_agent
+from cluster.saved_agent import SavedAgent, load_agent
+from cluster.score import Score
 from replay.whole_files import write_whole
 
 EMULATOR_HERTZ = 60
@@ -110,8 +110,7 @@ def make_evaluator(agent: SavedAgent, seed: int, num_lanes: int, render: bool = 
         num_lanes=num_lanes,
         render=render,
     )
-    if agent.running_state is not None:
-        evaluator.lanes.load_running_state(for_lanes(agent.running_state, num_lanes))
+    evaluator.set_moments(agent.running_state)
     evaluator.set_weights(agent.updates, flatten_weights(agent.networks))
     return evaluator
 
@@ -183,20 +182,15 @@ class Scores:
     human_normalised_capped: float | None
 
     @property
-    def mean(self) -> float:
-        return float(np.mean(self.returns))
-
-    @property
-    def standard_error(self) -> float:
-        """Of the mean; NaN for a single episode."""
-        return float(np.std(self.returns, ddof=1) / math.sqrt(len(self.returns))) if len(self.returns) > 1 else math.nan
+    def score(self) -> Score:
+        return Score(self.returns)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for a JSON file."""
         statistics = {
             "episodes": len(self.returns),
-            "mean": self.mean,
-            "standard_error": None if math.isnan(self.standard_error) else self.standard_error,
+            "mean": self.score.mean,
+            "standard_error": self.score.standard_error if self.score.episodes > 1 else None,
             "median": float(np.median(self.returns)),
             "min": min(self.returns),
             "max": max(self.returns),
@@ -232,14 +226,13 @@ def summarise(agent: SavedAgent, arm: int, episodes: list[Episode], seed: int) -
 def _print(console: Console, agent: SavedAgent, scores: Scores, options: Namespace) -> None:
     greedy = " (the greedy arm)" if scores.policy_index == agent.greedy_arm else ""
     returns = np.array(scores.returns)
-    error = "" if math.isnan(scores.standard_error) else f" +- {scores.standard_error:.2f} (standard error)"
     rows = [
         ("environment", scores.env),
         ("checkpoint", f"{scores.checkpoint}: {scores.env_frames:,} frames, {scores.learner_updates:,} updates"),
-        ("policy", f"{scores.policy_index} of {scores.num_policies}{greedy}"),
+        ("policy", f"{scores.policy_index} of {scores.num_policies}{greedy}, chosen before these episodes"),
         ("", f"beta {scores.beta:.4g}, gamma {scores.gamma:.5g}, epsilon {scores.epsilon:g}"),
         ("episodes", f"{len(returns)}, mean length {np.mean(scores.lengths):,.0f} steps"),
-        ("mean return", f"{scores.mean:,.2f}{error}"),
+        ("mean return", scores.score.text(",.2f") + (" (standard error)" if len(returns) > 1 else "")),
         ("median", f"{np.median(returns):,.2f}"),
         ("range", f"{returns.min():,g} to {returns.max():,g}"),
     ]

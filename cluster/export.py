@@ -8,10 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from actors.exported_policy import CONFIG_FILE, WEIGHTS_FILE, save_policy
+from actors.running_state import for_lanes
 from cluster.command_line import CommandParser, add_trust
 from cluster.console import print_plan, say
 from cluster.errors import UserError
-from cluster.saved_agent import for_lanes, load_agent, versions_of
+from cluster.saved_agent import load_agent, versions_of
 
 
 def run(arguments: list[str]) -> int:

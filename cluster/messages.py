@@ -111,22 +111,26 @@ class UpdateReply:
 
 @dataclass
 class EvaluationRequest:
-    """Advance the evaluator by ``max_steps`` steps; ``favourite_arm`` is used if a round begins with it."""
+    """Advance the evaluator by ``max_steps`` steps.
+
+    If a round begins with it: ``favourite_arm`` is training's, ``running_state`` one of its workers'.
+    """
 
     max_steps: int
     favourite_arm: int
     begin: bool
     weights_version: int
     weights: WeightsPort
+    running_state: dict[str, Any] | None = None
 
 
 @dataclass
 class EvaluationReply:
-    """Episodes that ended; ``greedy_arm`` and ``bandit`` are the evaluator's state after them."""
+    """Episodes that ended; those of ``scored_arm`` are the score; ``bandit`` is the evaluator's state after them."""
 
     episodes: list[Episode]
     round_over: bool
-    greedy_arm: int
+    scored_arm: int
     bandit: dict[str, Any]
     resident_bytes: int
     clip: np.ndarray | None = None

@@ -32,8 +32,11 @@ class MetricLog:
     written as they are (NaN, Infinity) and counted per tag in ``nonfinite``.
     """
 
-    def __init__(self, run_dir: Path, purge_from: int | None) -> None:
-        """``purge_from``: None for a new run; F to resume at F frames, dropping what was logged beyond F."""
+    def __init__(self, run_dir: Path, purge_from: int | None, again: tuple[str, int] | None = None) -> None:
+        """``purge_from``: None for a new run; F to resume at F frames, dropping what was logged beyond F.
+
+        ``again``: tag and frames, up to F, of a row that the resumed run writes once more.
+        """
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         self.nonfinite: Counter[str] = Counter()
@@ -43,22 +46,30 @@ class MetricLog:
             # Of a start that ended before its first checkpoint.
             purge_from = -1
         if purge_from is not None:
-            minutes_before = _drop_rows_beyond(path, purge_from)
+            minutes_before = _drop_rows_beyond(path, purge_from, again)
         self._began = time.monotonic() - 60 * minutes_before
         self._rows = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close())
         # TensorBoard hides the steps at and beyond purge_step; those at F itself belong to the resumed run's past.
         purge_step = None if purge_from is None else purge_from + 1
         self._events = SummaryWriter(str(run_dir), purge_step=purge_step, flush_secs=30)
 
+    @property
+    def minutes(self) -> float:
+        """Minutes of wall time of all sessions until now."""
+        return (time.monotonic() - self._began) / 60
+
     def scalar(self, tag: str, value: float, env_frames: int) -> None:
         """Write one value; several of the same moment are cheaper through `scalars`."""
         self.scalars({tag: value}, env_frames)
 
-    def scalars(self, values: Mapping[str, float], env_frames: int) -> None:
-        """Write values of one moment, one row of the file; nothing if ``values`` is empty."""
+    def scalars(self, values: Mapping[str, float], env_frames: int, minutes: float | None = None) -> None:
+        """Write values of one moment, one row of the file; nothing if ``values`` is empty.
+
+        The moment is now, or that of ``minutes`` if they are given: a score becomes known long after its weights were.
+        """
         if not values:
             return
-        minutes = (time.monotonic() - self._began) / 60
+        minutes = self.minutes if minutes is None else minutes
         row: dict[str, float] = {ENV_FRAMES: int(env_frames), MINUTES: round(minutes, 4)}
         for tag, value in values.items():
             row[tag] = float(value)
@@ -148,15 +159,18 @@ def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def _drop_rows_beyond(path: Path, env_frames: int) -> float:
-    """Minutes of the last row kept; rewrites the file without the rows beyond ``env_frames``, whole or not at all."""
+def _drop_rows_beyond(path: Path, env_frames: int, again: tuple[str, int] | None) -> float:
+    """Minutes of the last row kept; rewrites the file without the rows beyond ``env_frames``, whole or not at all.
+
+    Nor is the row kept that is to be written again: (a tag that it has, its frames).
+    """
     if not path.exists():
         return 0.0
     minutes = 0.0
     temporary = path.with_suffix(".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         for row in _read_rows(path):
-            if row[ENV_FRAMES] <= env_frames:
+            if row[ENV_FRAMES] <= env_frames and not (again and again[0] in row and again[1] == row[ENV_FRAMES]):
                 file.write(json.dumps(row) + "\n")
                 minutes = max(minutes, row[MINUTES])
         file.flush()

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from actors.environments import UnsupportedEnvironment
+from actors.evaluator import best_arm, lanes_of
 from actors.trial import try_environment
 from actors.trusted_modules import UntrustedModule, refuse_untrusted
+from agent57.bandit import SlidingWindowUCB
 from agent57.networks import Agent57Networks
 from agent57.structures import EnvironmentSpec
 from cluster.checkpoint import Checkpoints, frames_of, load_tree, restoring
@@ -23,7 +25,7 @@ from replay.plain_files import read_json
 
 @dataclass(frozen=True)
 class SavedAgent:
-    """``networks`` are the learner's; ``greedy_arm`` the evaluator's, or training's favourite before its first round.
+    """``networks`` are the learner's; ``greedy_arm`` the one that the evaluator would score next.
 
     ``running_state``: the moments of novelty that training's first worker had (`Lanes.running_state`), or None.
     """
@@ -83,40 +85,22 @@ def _agent_of(config: TrainConfig, spec: EnvironmentSpec, checkpoint: Path) -> S
 
 
 def _greedy_arm(config: TrainConfig, supervisor: dict[str, Any]) -> int:
+    """The arm that the evaluator would score next."""
     from cluster.meta_controller import MetaController
 
-    bandit = supervisor["evaluator_bandit"]
-    if bandit is not None and bandit["arms"]:
-        means: dict[int, list[float]] = {}
-        for arm, value in zip(bandit["arms"], bandit["returns"], strict=True):
-            means.setdefault(arm, []).append(value)
-        return max(means, key=lambda arm: float(np.mean(means[arm])))
+    evaluation, arms = config.evaluation, config.family.num_policies
+    if evaluation.policy_index is not None:
+        return evaluation.policy_index
+    if supervisor["evaluator_bandit"] is not None:
+        bandit = SlidingWindowUCB(arms, evaluation.bandit_window, 0.0, 0.0, np.random.default_rng(0))
+        bandit.load_state_dict(supervisor["evaluator_bandit"])
+        best = best_arm(bandit, lanes_of(evaluation, arms))
+        if best is not None:
+            return best
     saved = supervisor["meta_controller"]
-    meta = MetaController(config.bandit, config.family.num_policies, len(saved["demand"]), config.seed)
+    meta = MetaController(config.bandit, arms, len(saved["demand"]), config.seed)
     meta.load_state_dict(saved)
     return meta.favourite_arm()
-
-
-def for_lanes(running_state: dict[str, Any], num_lanes: int) -> dict[str, Any]:
-    """``running_state`` for another number of lanes, each with the mean of the squared neighbour distances."""
-    weights = np.asarray(running_state["distance_weight"], np.float64)
-    sums = np.asarray(running_state["distance_sum"], np.float64)
-    seen = weights > 0
-    mean = float((sums[seen] / weights[seen]).mean()) if seen.any() else 0.0
-    weight = float(weights[seen].mean()) if seen.any() else 0.0
-    return running_state | {
-        "distance_sum": np.full(num_lanes, mean * weight),
-        "distance_weight": np.full(num_lanes, weight),
-    }
-
-
-def for_workers(running_states: dict[int, dict[str, Any]], num_workers: int, num_lanes: int) -> dict[int, dict]:
-    """``running_states`` for other numbers of workers and lanes: each worker gets those of one that had some."""
-    known = [
-        state if len(state["distance_sum"]) == num_lanes else for_lanes(state, num_lanes)
-        for _, state in sorted(running_states.items())
-    ]
-    return {worker: known[worker % len(known)] for worker in range(num_workers) if known}
 
 
 def versions_of(run_dir: Path) -> dict[str, str]:

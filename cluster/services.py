@@ -271,12 +271,13 @@ class EvaluatorService:
         evaluator = self.evaluator
         if request.begin:
             _pull(evaluator, request.weights, request.weights_version)
+            evaluator.set_moments(request.running_state)
             evaluator.begin(request.favourite_arm)
         episodes = evaluator.play(request.max_steps)
         return EvaluationReply(
             episodes=episodes,
             round_over=not evaluator.playing,
-            greedy_arm=evaluator.bandit.greedy_arm(),
+            scored_arm=evaluator.scored_arm,
             bandit=evaluator.bandit.state_dict(),
             resident_bytes=resident_bytes(),
             clip=None if evaluator.playing else evaluator.clip,

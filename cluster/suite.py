@@ -237,7 +237,7 @@ def _summary(suite: Suite, console: Console) -> int:
             try:
                 (record,) = load_runs([one.folder])
                 if math.isfinite(record.score):
-                    score = f", score {record.score:,.4g} ({record.human_normalised:.1%} of human)"
+                    score = f", score {record.score:,.4g}{record.mark} ({record.human_normalised:.1%} of human)"
             except UserError:
                 pass
         rows.append((one.folder.name, f"{one.state}{score}"))

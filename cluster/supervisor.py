@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from actors.running_state import for_workers
 from cluster.checkpoint import Checkpoints, load_tree, restoring, save_tree
 from cluster.config import TrainConfig
 from cluster.errors import ActingStopped, TrainingStopped, one_line
@@ -31,7 +32,6 @@ from cluster.messages import (
 from cluster.meta_controller import MetaController
 from cluster.request_sizes import RequestSizes
 from cluster.restarts import Restarts
-from cluster.saved_agent import for_workers
 from cluster.sharded_replay import ShardStatistics
 from cluster.telemetry import Telemetry
 from cluster.topology import Topology
@@ -120,7 +120,7 @@ class Supervisor:
             began_at = self.env_steps
             self.fleet.start(resume_from)
         begun()
-        self.telemetry.open(self.env_frames if resume_from is not None else None)
+        self.telemetry.open(self.env_frames if resume_from is not None else None, self._evaluating)
         for title, markdown in self._texts.items():
             self.telemetry.describe(title, markdown)
         next_checkpoint = time.monotonic() + 60 * self.config.checkpoint.period_minutes
@@ -219,13 +219,15 @@ class Supervisor:
         if begin:
             period = self.config.evaluation.period_env_frames
             self._next_evaluation = (self.env_frames // period + 1) * period
-            self.telemetry.begin_round()
+            self.telemetry.begin_round(self.env_frames)
         request = EvaluationRequest(
             EVALUATION_STEPS,
             self.meta_controller.favourite_arm(),
             begin,
             self.learner_updates,
             self.fleet.weights,
+            # Whichever worker it is, these are training's moments.
+            self._running_states[min(self._running_states)] if begin and self._running_states else None,
         )
         self.fleet.submit_evaluation(request)
         self._busy.add(("evaluator", 0))
@@ -284,7 +286,7 @@ class Supervisor:
     def _evaluated(self, reply: EvaluationReply) -> None:
         self._evaluator_bandit = reply.bandit
         self._evaluating = not reply.round_over
-        self.telemetry.evaluated(reply, self.env_frames)
+        self.telemetry.evaluated(reply)
 
     # Failures
 
@@ -338,6 +340,11 @@ class Supervisor:
         self._arms_left[worker] = [0] * lanes
         self.meta_controller.abandon(range(worker * lanes, (worker + 1) * lanes))
 
+    def _begin_evaluation_anew(self) -> None:
+        """A round that was broken off gets its score all the same, now."""
+        if self._evaluating:
+            self._evaluating, self._next_evaluation = False, self.env_frames
+
     def _restart_due(self) -> None:
         for process in self._restarts.due(time.monotonic()):
             self.restarts += 1
@@ -346,7 +353,7 @@ class Supervisor:
                 self._forget_arms(index)
                 self.fleet.restart(process, None, self._running_states.get(index))
             elif kind == "evaluator":
-                self._evaluating = False
+                self._begin_evaluation_anew()
                 self.fleet.restart(process, None, self._evaluator_bandit)
             else:
                 checkpoint = self.checkpoints.latest(lambda text: self.telemetry.note(text, self.env_frames))
@@ -418,12 +425,13 @@ class Supervisor:
         self._running_states = state["running_states"]
         self._evaluator_bandit = state["evaluator_bandit"]
         self.fleet.lives = state["lives"]
+        self._evaluating = state["evaluating"]
         if self.fleet.resumes_exactly(directory):
-            self._evaluating = state["evaluating"]
             self._arms_left = state["arms_left"]
             self._acted = {worker: tuple(acted) for worker, acted in state["acted"].items()}
             return
         self.fleet.begin_life()
+        self._begin_evaluation_anew()
         self.meta_controller.abandon(range(self.topology.total_lanes))
         if self.fleet.exact_resume and (directory / "serial.json").exists():
             self.telemetry.note("lanes have changed: their episodes begin anew, not bit for bit", self.env_frames)

@@ -26,6 +26,7 @@ from cluster.mean_accumulator import MeanAccumulator
 from cluster.messages import EvaluationReply, RolloutReply, UpdateReply
 from cluster.metrics import MetricLog
 from cluster.pictures import animation, heat_map, table_of_numbers
+from cluster.score import SCORE_TAG, Score
 from cluster.tensorboard_layout import COMPARED, custom_scalars, hyperparameters
 from cluster.topology import Topology
 
@@ -74,17 +75,22 @@ class Telemetry:
         self._counters: dict[str, int] = defaultdict(int)
         self._round: list[Episode] = []
         self.warnings = 0
-        self.greedy_return: float | None = None
-        self.best_return: float | None = None
+        # When the weights of the round going on were taken: (environment frames, minutes).
+        self._round_began = (0, 0.0)
+        self.score: Score | None = None
 
     @property
     def session_minutes(self) -> float:
         """Minutes since this session of the run began."""
         return (time.monotonic() - self._began) / 60
 
-    def open(self, resumed_at: int | None) -> None:
-        """Begin logging; ``resumed_at`` are the frames at which an earlier session left off."""
-        self._log = MetricLog(self._run_dir, resumed_at)
+    def open(self, resumed_at: int | None, round_goes_on: bool = False) -> None:
+        """Begin logging; ``resumed_at`` are the frames at which an earlier session left off.
+
+        ``round_goes_on``: the round of evaluation of that moment is played to its end, and scored, by this session.
+        """
+        again = (SCORE_TAG, self._round_began[0]) if round_goes_on else None
+        self._log = MetricLog(self._run_dir, resumed_at, again)
         self._log.layout(custom_scalars())
         self._log.hyperparameters(hyperparameters(self.config), COMPARED)
         self._began = self._logged_at = time.monotonic()
@@ -168,36 +174,40 @@ class Telemetry:
             self._means.add(name, value, reply.updates)
         self._resident["learner"] = reply.resident_bytes
 
-    def begin_round(self) -> None:
-        """Forget the episodes of an evaluation round that was abandoned, if one was."""
+    def begin_round(self, env_frames: int) -> None:
+        """A round of evaluation begins: its score is that of the weights of this moment."""
+        assert self._log is not None
+        # One that was broken off leaves nothing.
         self._round = []
+        self._round_began = (env_frames, self._log.minutes)
 
-    def evaluated(self, reply: EvaluationReply, env_frames: int) -> None:
-        """At the end of a round: the score is the mean return of the episodes that the greedy arm played."""
+    def evaluated(self, reply: EvaluationReply) -> None:
+        """At the end of a round: the score is that of the arm that was chosen before it."""
         self._resident["evaluator"] = reply.resident_bytes
         self._round += reply.episodes
         self._count_faults(reply.faults)
         if not reply.round_over:
             return
         finished, self._round = self._round, []
-        greedy = [episode.extrinsic_return for episode in finished if episode.policy_index == reply.greedy_arm]
+        self.score = Score([one.extrinsic_return for one in finished if one.policy_index == reply.scored_arm])
         values = {
+            SCORE_TAG: self.score.mean,
+            "evaluation/return_episodes": float(self.score.episodes),
             "evaluation/return_all_arms": float(np.mean([episode.extrinsic_return for episode in finished])),
             "evaluation/episode_length": float(np.mean([episode.length for episode in finished])),
-            "evaluation/greedy_arm": float(reply.greedy_arm),
+            "evaluation/greedy_arm": float(reply.scored_arm),
         }
+        if self.score.episodes > 1:
+            values["evaluation/return_stderr"] = self.score.standard_error
         visited = [episode.new_states for episode in finished if episode.new_states is not None]
         if visited:
             values["evaluation/new_states"] = float(np.mean(visited))
-        if greedy:
-            score = self.greedy_return = float(np.mean(greedy))
-            self.best_return = score if self.best_return is None else max(self.best_return, score)
-            values["evaluation/return"] = score
-            if self._game is not None:
-                values["evaluation/human_normalised"] = human_normalised_score(self._game, score)
-                values["evaluation/human_normalised_capped"] = capped_human_normalised_score(self._game, score)
+        if self._game is not None:
+            values["evaluation/human_normalised"] = human_normalised_score(self._game, self.score.mean)
+            values["evaluation/human_normalised_capped"] = capped_human_normalised_score(self._game, self.score.mean)
         assert self._log is not None
-        self._log.scalars(values, env_frames)
+        env_frames, minutes = self._round_began
+        self._log.scalars(values, env_frames, minutes)
         if reply.clip is not None and reply.clip.dtype == np.uint8 and _grown(env_frames, self._filmed_at):
             self._filmed_at = env_frames
             self._log.animation("evaluation/episode", *animation(reply.clip, CLIP_FRAMES_PER_SECOND), env_frames)
@@ -306,7 +316,7 @@ class Telemetry:
             replay_limit_bytes=int(self.config.replay.max_gb * 1e9),
             replay_ratio=supervisor.limiter.ratio if supervisor.limiter.started else None,
             replay_ratio_wanted=self.config.replay.replay_ratio,
-            greedy_return=self.greedy_return,
+            score=self.score,
             training_return=float(np.mean(self._returns)) if self._returns else None,
             arm=arm,
             arm_beta=None if arm is None else float(self._family.betas[arm]),
@@ -326,8 +336,8 @@ class Telemetry:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "greedy_return": self.greedy_return,
-            "best_return": self.best_return,
+            "score": None if self.score is None else self.score.returns,
+            "round_began": list(self._round_began),
             "env_steps": self._env_steps,
             "arm_history": self._arm_history.state_dict(),
             "outcomes": [list(outcome) for outcome in self._outcomes],
@@ -337,9 +347,8 @@ class Telemetry:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.greedy_return = state["greedy_return"]
-        # Absent from checkpoints of earlier versions.
-        self.best_return = state.get("best_return")
+        self.score = None if state["score"] is None else Score(state["score"])
+        self._round_began = tuple(state["round_began"])
         if "arm_history" in state:
             self._env_steps = state["env_steps"]
             self._arm_history.load_state_dict(state["arm_history"])

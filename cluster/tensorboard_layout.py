@@ -19,6 +19,8 @@ Layout = dict[str, dict[str, tuple[str, ...]]]
 LAYOUT: Layout = {
     "1 Score: how well does it play?": {
         "greedy evaluation (the score)": ("evaluation/return", "evaluation/return_all_arms"),
+        "standard error of the score": ("evaluation/return_stderr",),
+        "episodes of the score": ("evaluation/return_episodes",),
         "human-normalised (1 = human)": ("evaluation/human_normalised", "evaluation/human_normalised_capped"),
         "training returns by epsilon": (
             "return_per_epsilon/low",

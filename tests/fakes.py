@@ -91,6 +91,20 @@ class TinyMaze(gymnasium.Env):
         return observation
 
 
+class Noise(gymnasium.Env):
+    """One step, whatever action; its reward is drawn from a standard normal distribution."""
+
+    observation_space = spaces.Box(-1, 1, (3,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action: int) -> Any:
+        return np.zeros(3, np.float32), float(self.np_random.normal()), True, False, {}
+
+
 class Counter(gymnasium.Env):
     """Counts its steps, for tests of what belongs to which step.
 
@@ -178,6 +192,7 @@ _IMAGE = spaces.Box(0, 255, (8, 8, 3), np.uint8)
 _VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 
 gymnasium.register("Chain-v0", Chain)
+gymnasium.register("Noise-v0", Noise, max_episode_steps=1)
 gymnasium.register("LongChain-v0", Chain, kwargs={"length": 12})
 gymnasium.register("TinyMaze-v0", TinyMaze)
 gymnasium.register("Counter-v0", Counter)

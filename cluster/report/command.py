@@ -35,6 +35,6 @@ def write_report(folders: list[Path], output: Path, console: Console) -> None:
     rows = []
     for one in groups:
         scores = one.scores
-        score = f"score {scores.mean():,.4g}" if len(scores) else "no evaluation yet"
+        score = f"score {scores.mean():,.4g}{one.mark}" if len(scores) else "no evaluation yet"
         rows.append((one.env, f"{one.label}: {len(one.runs)} run{'s' * (len(one.runs) > 1)}, {score}"))
     print_plan([*rows, ("page", str(output))], console, title="Report")

@@ -14,8 +14,9 @@ from cluster.console import format_count
 from cluster.metrics import MetricSeries
 from cluster.report.aggregate import STATISTICS, Estimate, estimate
 from cluster.report.charts import Interval, Line, interval_chart, line_chart, stacked_chart
-from cluster.report.runs import SCORE, Group, Run
+from cluster.report.runs import OLD_MARK, Group, Run
 from cluster.report.statistics import GRID_POINTS, bootstrap_interval, on_common_grid, thin
+from cluster.score import SCORE_TAG
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1060px; margin: 2rem auto; padding: 0 1rem; }
@@ -39,9 +40,11 @@ def page(runs: Sequence[Run], groups: Sequence[Group], settings: Sequence[dict[s
     envs = list(dict.fromkeys(one.env for one in groups))
     sections = [
         f"<h1>Agent57: {_counted(len(runs), 'run')}</h1>",
-        f'<p class="note">{_counted(len(envs), "environment")}, {_counted(len(settings), "setting")}. A score is '
-        "the mean of the last fifth of a run's greedy evaluations (undiscounted, unclipped); training returns are no "
-        "part of it. Bands and bars are 95 % bootstrap intervals over runs; faint lines are single runs.</p>",
+        f'<p class="note">{_counted(len(envs), "environment")}, {_counted(len(settings), "setting")}. The score of '
+        "an evaluation is the mean return (undiscounted, unclipped) of greedy episodes of a policy that was chosen "
+        "before them; a run's score is the mean of the last fifth of its evaluations. Training returns are no part of "
+        "it. Bands and bars are 95 % bootstrap intervals over runs; faint lines are single runs.</p>",
+        _old_scores(runs),
         _aggregate(groups),
         _final_scores(groups),
         _settings(groups, settings),
@@ -98,6 +101,15 @@ def _aggregate(groups: Sequence[Group]) -> str:
     )
 
 
+def _old_scores(runs: Sequence[Run]) -> str:
+    if not any(run.mark for run in runs):
+        return ""
+    return (
+        f'<p class="note">{OLD_MARK.strip()} Runs of an earlier version, which judged a policy by the same episodes '
+        "that had chosen it: such a score flatters, most of all in a run's first rounds.</p>"
+    )
+
+
 def _estimate(one: Estimate) -> str:
     return f"{one.value:.3f}" + (f" ({one.low:.3f} to {one.high:.3f})" if one.high > one.low else "")
 
@@ -107,7 +119,6 @@ def _final_scores(groups: Sequence[Group]) -> str:
     several = len({one.env for one in groups}) > 1
     for one in groups:
         scores = one.scores
-        best = [float(np.nanmax(series.values)) for series in one.series(SCORE)]
         normalised = [run.human_normalised for run in one.runs if math.isfinite(run.human_normalised)]
         cells = [one.env, one.label, str(len(one.runs))]
         if len(scores):
@@ -116,11 +127,11 @@ def _final_scores(groups: Sequence[Group]) -> str:
             name = f"{one.env.split('/')[-1].split(':')[-1]}: {one.label}" if several else one.label
             intervals.append((one.env, Interval(name, mean, low, high, scores.tolist())))
             spread = f" ({low:,.4g} to {high:,.4g})" if len(scores) > 1 else ""
-            cells += [f"{mean:,.4g}{spread}", f"{max(best):,.4g}"]
+            cells.append(f"{mean:,.4g}{spread}{one.mark}")
         else:
-            cells += ["no evaluation yet", ""]
+            cells.append("no evaluation yet")
         rows.append([*cells, f"{np.mean(normalised):.1%}" if normalised else ""])
-    header = ["environment", "setting", "runs", "score", "best evaluation", "human-normalised"]
+    header = ["environment", "setting", "runs", "score", "human-normalised"]
     # Returns of different games share no axis.
     chart = interval_chart([interval for _, interval in intervals], "score") if intervals and not several else ""
     return "<h2>Final scores</h2>" + _table(header, rows) + chart
@@ -136,8 +147,8 @@ def _environment(env: str, groups: Sequence[Group]) -> str:
         random, human = RANDOM_AND_HUMAN_SCORES[game]
         references = [(random, "random"), (human, "human")]
     charts = [
-        _figure("Greedy return (the score)", _curves(groups, SCORE, "return", references)),
-        _figure("Greedy return against time", _curves(groups, SCORE, "return", references, by_minutes=True)),
+        _figure("Greedy return (the score)", _curves(groups, SCORE_TAG, "return", references)),
+        _figure("Greedy return against time", _curves(groups, SCORE_TAG, "return", references, by_minutes=True)),
         _figure("Training return, all policies and epsilons", _curves(groups, "return/all", "return")),
         _figure("Intrinsic reward per step", _curves(groups, "intrinsic/reward", "r^i")),
     ]
@@ -263,7 +274,7 @@ def _runs(runs: Sequence[Run]) -> str:
                 format_count(run.env_frames),
                 f"{run.minutes:,.1f}",
                 format_count(run.last("rate/learner_updates")) if "rate/learner_updates" in run.metrics else "",
-                "" if math.isnan(run.score) else f"{run.score:,.4g}",
+                "" if math.isnan(run.score) else f"{run.score:,.4g}{run.mark}",
                 " / ".join("-" if math.isnan(value) else f"{value:.0f}" for value in broken),
                 f"torch {run.versions.get('torch', '?')}",
             ]

@@ -16,12 +16,16 @@ from cluster.errors import UserError
 from cluster.metrics import METRICS_FILE, MetricSeries, read_metrics
 from cluster.report.statistics import final_value
 from cluster.saved_agent import versions_of
+from cluster.score import EPISODES_TAG, SCORE_TAG
 from cluster.tensorboard_layout import flat_fields
 
-SCORE = "evaluation/return"
 NOT_SETTINGS = ("seed", "env", "run_dir", "max_minutes", "max_env_frames", "log_seconds", "serial")
 """Two runs that differ in these alone are two runs of the same thing."""
 NOT_SETTINGS_GROUPS = ("checkpoint.",)
+
+
+OLD_MARK = " *"
+"""After scores by an earlier version's rule, which judged a policy by the episodes that had chosen it: they flatter."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,13 @@ class Run:
 
     @property
     def score(self) -> float:
-        """Mean of the last fifth of the greedy evaluations; NaN if there were none."""
-        return final_value(self.metrics[SCORE]) if SCORE in self.metrics else float("nan")
+        """Mean of the last fifth of the rounds' scores (`cluster/score.py`); NaN if there were none."""
+        return final_value(self.metrics[SCORE_TAG]) if SCORE_TAG in self.metrics else float("nan")
+
+    @property
+    def mark(self) -> str:
+        """`OLD_MARK` if the scores are an earlier version's, else nothing."""
+        return OLD_MARK if SCORE_TAG in self.metrics and EPISODES_TAG not in self.metrics else ""
 
     @property
     def human_normalised(self) -> float:
@@ -100,6 +109,10 @@ class Group:
 
     def series(self, tag: str) -> list[MetricSeries]:
         return [run.metrics[tag] for run in self.runs if tag in run.metrics]
+
+    @property
+    def mark(self) -> str:
+        return max((run.mark for run in self.runs), key=len)
 
     @property
     def scores(self) -> np.ndarray:

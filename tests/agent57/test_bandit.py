@@ -213,3 +213,44 @@ def test_a_saved_state_does_not_change_afterwards() -> None:
 def test_a_state_of_another_family_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\d"):
         make(num_arms=3).load_state_dict(make(num_arms=4).state_dict())
+
+
+def test_lately_best_forgets_and_distrusts_single_pulls() -> None:
+    bandit = make(3, window=3600)
+    assert bandit.lately_best_arm(4.0) is None
+    for _ in range(50):
+        bandit.update(0, 10.0)
+        bandit.update(1, 5.0)
+    assert bandit.lately_best_arm(4.0) == bandit.greedy_arm() == 0
+    for _ in range(4):
+        bandit.update(0, 0.0)
+    assert bandit.greedy_arm() == 0
+    assert bandit.lately_best_arm(4.0) == 1
+    # Returns of arm 1 spread by 2: one lucky pull of arm 2 does not beat many good ones, many do.
+    for value in (3.0, 7.0) * 50:
+        bandit.update(1, value)
+    for _ in range(20):
+        bandit.update(0, 0.0)
+    bandit.update(2, 6.0)
+    assert bandit.lately_best_arm(40.0) == 1
+    for value in (7.0, 9.0) * 5:
+        bandit.update(2, value)
+    assert bandit.lately_best_arm(40.0) == 2
+
+
+def test_lately_best_by_hand() -> None:
+    """Half-life 1: the weights of pulls 4, 3, 2, 1, 0 pulls old are 1/16 to 1; relative to an arm's newest."""
+    bandit = make(2, window=3600)
+    for arm, value in ((0, 8.0), (1, 4.0), (1, 1.0), (0, 4.0), (0, 4.0)):
+        bandit.update(arm, value)
+    weights = [np.array([1 / 16, 1 / 2, 1.0]), np.array([1 / 2, 1.0])]
+    values = [np.array([8.0, 4.0, 4.0]), np.array([4.0, 1.0])]
+    means = [np.average(v, weights=w) for v, w in zip(values, weights, strict=True)]
+    freedom = sum(w.sum() - (w**2).sum() / w.sum() for w in weights)
+    variance = sum((w * (v - m) ** 2).sum() for w, v, m in zip(weights, values, means, strict=True)) / freedom
+    bounds = [m - np.sqrt(variance * (w**2).sum()) / w.sum() for m, w in zip(means, weights, strict=True)]
+    assert bandit.lately_best_arm(1.0) == int(np.argmax(bounds)) == 0
+    # Old pulls underflow without harm.
+    for _ in range(2000):
+        bandit.update(1, 1.0)
+    assert bandit.lately_best_arm(1.0) == 0

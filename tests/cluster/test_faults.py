@@ -149,7 +149,7 @@ def test_bad_values_of_an_environment_cost_episodes_and_nothing_else(fault: str,
     try:
         run.wait_until(lambda: run.supervisor.learner_updates > 20, "learning")
         run.goes_on("beside the faults", frames=3000, updates=100)
-        run.wait_until(lambda: run.supervisor.telemetry.greedy_return is not None, "a score")
+        run.wait_until(lambda: run.supervisor.telemetry.score is not None, "a score")
         assert run.supervisor.restarts == 0
     finally:
         run.stop()

@@ -119,7 +119,7 @@ FIELDS = StatusFields(
     replay_limit_bytes=4 * 10**9,
     replay_ratio=0.79,
     replay_ratio_wanted=0.8,
-    greedy_return=None,
+    score=None,
     training_return=123_456.7,
     arm=3,
     arm_beta=0.0034,
@@ -177,7 +177,7 @@ def test_unknown_numbers_are_dashes() -> None:
         FIELDS, replay_ratio=None, training_return=None, arm=None, arm_beta=None, arm_gamma=None, env_frames_wanted=None
     )
     text = console_module.status_text(unknown)
-    assert "eval return -  replay ratio - / 0.80" in text
+    assert "score -  replay ratio - / 0.80" in text
     assert "arm -  beta, gamma -, -" in text
     assert "left" not in text
 

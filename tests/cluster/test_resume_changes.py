@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import launch
+from actors.running_state import for_workers
 from cluster.checkpoint import Checkpoints, load_tree
 from cluster.commands import train
 from cluster.config import TrainConfig, load_config
 from cluster.errors import UserError
 from cluster.resumed import refuse_other_agent
-from cluster.saved_agent import for_workers
 from tests.cluster.tiny import tiny_config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,8 +44,8 @@ def rollout_reply(episodes: list[Episode], **changes: Any) -> RolloutReply:
     return RolloutReply(**(fields | changes))
 
 
-def evaluation_reply(episodes: list[Episode], greedy_arm: int, clip: np.ndarray | None = None) -> EvaluationReply:
-    return EvaluationReply(episodes, True, greedy_arm, {}, 1000, clip)
+def evaluation_reply(episodes: list[Episode], scored_arm: int, clip: np.ndarray | None = None) -> EvaluationReply:
+    return EvaluationReply(episodes, True, scored_arm, {}, 1000, clip)
 
 
 def episode(arm: int, value: float, epsilon: float = 0.01) -> Episode:
@@ -82,36 +83,70 @@ def said(telemetry: Telemetry) -> str:
 
 def test_the_score_is_the_greedy_arms_and_no_training_return_enters(telemetry: Telemetry, tmp_path: Path) -> None:
     telemetry.rolled_out(0, rollout_reply([episode(1, 1000.0), episode(2, 500.0, epsilon=0.4)]))
-    telemetry.evaluated(evaluation_reply([episode(1, 14.6), episode(3, -21.0), episode(1, 14.6)], 1), 400)
+    telemetry.begin_round(400)
+    telemetry.evaluated(evaluation_reply([episode(1, 14.0), episode(3, 21.0), episode(1, 15.2)], 1))
     telemetry.close(fake_supervisor(4))
     metrics = {tag: series.values.tolist() for tag, series in read_metrics(tmp_path).items()}
     assert metrics["evaluation/return"] == [pytest.approx(14.6)]
     # By hand, from the table's random -20.7 and human 14.6.
     assert metrics["evaluation/human_normalised"] == [pytest.approx(1.0)]
-    assert metrics["evaluation/return_all_arms"] == [pytest.approx((14.6 - 21 + 14.6) / 3)]
+    assert metrics["evaluation/return_all_arms"] == [pytest.approx((14.0 + 21 + 15.2) / 3)]
+    assert metrics["evaluation/return_episodes"] == [2]
+    assert metrics["evaluation/return_stderr"] == [pytest.approx(0.6)]
     assert metrics["return/all"] == [750.0]
     assert metrics["return_per_epsilon/low"] == [1000.0]
     assert metrics["return_per_epsilon/high"] == [500.0]
-    assert telemetry.best_return == telemetry.greedy_return == pytest.approx(14.6)
+    assert telemetry.score is not None
+    assert telemetry.score.text() == "14.6 +- 0.6"
+
+
+def test_a_score_is_dated_when_its_weights_were_taken(telemetry: Telemetry, tmp_path: Path) -> None:
+    """Rounds last long; in the meantime training goes on and is logged."""
+    telemetry.begin_round(100)
+    telemetry.evaluated(dataclasses.replace(evaluation_reply([episode(1, 3.0)], 1), round_over=False))
+    telemetry.close(fake_supervisor(4))
+    state = telemetry.state_dict()
+    assert state["round_began"][0] == 100
+    state["round_began"] = [100, 0.5]
+    # Twice from the same checkpoint, at 400 frames: the round ends twice, and is one round.
+    for _ in range(2):
+        resumed = Telemetry(telemetry.config, None, tmp_path)  # type: ignore[arg-type]  (only the supervisor's plan)
+        resumed._status._console = Console(file=io.StringIO())
+        resumed.load_state_dict(state)
+        resumed.open(400, round_goes_on=True)
+        resumed.evaluated(evaluation_reply([episode(1, 5.0)], 1))
+        resumed.close(fake_supervisor(4))
+        series = read_metrics(tmp_path)["evaluation/return"]
+        assert [column.tolist() for column in series] == [[100], [0.5], [4.0]]
+    assert {(point.step, point.value) for point in events(tmp_path).Scalars("evaluation/return")} == {(100, 4.0)}
+
+
+def test_a_single_episode_has_no_standard_error(telemetry: Telemetry, tmp_path: Path) -> None:
+    telemetry.begin_round(100)
+    telemetry.evaluated(evaluation_reply([episode(1, 3.0), episode(2, 4.0)], 1))
+    telemetry.close(fake_supervisor(4))
+    assert "evaluation/return_stderr" not in read_metrics(tmp_path)
+    assert telemetry.score is not None
+    assert telemetry.score.text() == "3.0"
 
 
 def test_capped_scores_lie_between_random_and_human(telemetry: Telemetry, tmp_path: Path) -> None:
     for frames, value in ((100, 21.0), (200, -21.0), (300, -3.05)):
-        telemetry.evaluated(evaluation_reply([episode(0, value)], 0), frames)
+        telemetry.begin_round(frames)
+        telemetry.evaluated(evaluation_reply([episode(0, value)], 0))
     telemetry.close(fake_supervisor(4))
     metrics = read_metrics(tmp_path)
     np.testing.assert_allclose(
         metrics["evaluation/human_normalised"].values, [41.7 / 35.3, -0.3 / 35.3, 0.5], atol=1e-12
     )
     np.testing.assert_allclose(metrics["evaluation/human_normalised_capped"].values, [1.0, 0.0, 0.5], atol=1e-12)
-    assert telemetry.best_return == 21.0
-    assert telemetry.greedy_return == -3.05
 
 
 def test_pictures_texts_and_histograms_are_written(telemetry: Telemetry, tmp_path: Path) -> None:
     telemetry.rolled_out(0, rollout_reply([episode(1, 3.0), episode(2, 5.0, epsilon=0.4)]))
     clip = np.random.default_rng(0).integers(256, size=(5, 1, 84, 84), dtype=np.uint8)
-    telemetry.evaluated(evaluation_reply([episode(0, 1.0)], 0, clip), 400)
+    telemetry.begin_round(400)
+    telemetry.evaluated(evaluation_reply([episode(0, 1.0)], 0, clip))
     telemetry.warn("all is not well", 400)
     telemetry.close(fake_supervisor(4))
     written = events(tmp_path)
@@ -134,7 +169,8 @@ def test_pictures_grow_rarer(telemetry: Telemetry, tmp_path: Path) -> None:
     supervisor = fake_supervisor(4)
     for frames in (0, 1000, 1010, 1040, 1060, 1070):
         supervisor.env_frames = frames
-        telemetry.evaluated(evaluation_reply([episode(0, 1.0)], 0, clip), frames)
+        telemetry.begin_round(frames)
+        telemetry.evaluated(evaluation_reply([episode(0, 1.0)], 0, clip))
         telemetry._log_points = 0
         telemetry._write(supervisor)
     telemetry.close(supervisor)
