@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 SCORE_TAG = "evaluation/return"
+RULE = "fresh episodes of a policy chosen before them"
+"""By which results are told apart from those of earlier versions, whose episodes chose the policy that they judged."""
 EPISODES_TAG = "evaluation/return_episodes"
 
 

@@ -91,6 +91,8 @@ class Telemetry:
         """
         again = (SCORE_TAG, self._round_began[0]) if round_goes_on else None
         self._log = MetricLog(self._run_dir, resumed_at, again)
+        # A checkpoint holds no wall-clock time, or two equal runs would have two.
+        self._round_began = (self._round_began[0], self._log.minutes)
         self._log.layout(custom_scalars())
         self._log.hyperparameters(hyperparameters(self.config), COMPARED)
         self._began = self._logged_at = time.monotonic()
@@ -337,7 +339,7 @@ class Telemetry:
     def state_dict(self) -> dict[str, Any]:
         return {
             "score": None if self.score is None else self.score.returns,
-            "round_began": list(self._round_began),
+            "round_began": self._round_began[0],
             "env_steps": self._env_steps,
             "arm_history": self._arm_history.state_dict(),
             "outcomes": [list(outcome) for outcome in self._outcomes],
@@ -348,7 +350,7 @@ class Telemetry:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.score = None if state["score"] is None else Score(state["score"])
-        self._round_began = tuple(state["round_began"])
+        self._round_began = (state["round_began"], 0.0)
         if "arm_history" in state:
             self._env_steps = state["env_steps"]
             self._arm_history.load_state_dict(state["arm_history"])

@@ -50,7 +50,7 @@ def main(experiment: Experiment, arguments: list[str] | None = None, root: Path 
     finished = [run for run in runs if run.finished()]
     earlier = read_earlier(experiment, output, {run.key for run in finished}) if options.extend else None
     if earlier and earlier.other_flags:
-        print(f"Left out, since they were made with other flags: {'; '.join(earlier.other_flags)}")
+        print(f"Left out, since they were trained or judged otherwise: {'; '.join(earlier.other_flags)}")
     outcome = Outcome(experiment, finished, earlier)
     missing = sum(run.key not in outcome.metrics for run in runs)
     if missing:

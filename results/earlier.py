@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from cluster.metrics import MetricSeries
+from cluster.score import RULE
 from results.experiment import Earlier, Experiment, Metrics, RunKey, run_name, training_arguments
 
 
 def read_earlier(experiment: Experiment, folder: Path, here: Collection[RunKey]) -> Earlier:
-    """The runs that ``folder`` tells of, but for those that are ``here`` and those made with other flags.
+    """The runs that ``folder`` tells of, but for those that are ``here`` and those trained or judged otherwise.
 
     An empty one if nothing was written there before.
     """
@@ -25,7 +26,7 @@ def read_earlier(experiment: Experiment, folder: Path, here: Collection[RunKey])
         return Earlier()
     newest = json.loads((folder / "run.json").read_text())
     records = [newest, *newest.pop("earlier_runs", [])]
-    comparable = {name for record in records for name in _made_with_same_flags(experiment, record)}
+    comparable = {name for record in records for name in _made_and_judged_alike(experiment, record)}
     written = _read_curves(folder / "curves.csv")
     metrics = {key: series for key, series in written.items() if key[0] in comparable and key not in here}
     kept = {run_name(key) for key in metrics}
@@ -41,14 +42,18 @@ def read_earlier(experiment: Experiment, folder: Path, here: Collection[RunKey])
     )
 
 
-def _made_with_same_flags(experiment: Experiment, record: dict[str, Any]) -> list[str]:
-    """Names of the variants that the record shows and that the experiment would train with the same command today."""
+def _made_and_judged_alike(experiment: Experiment, record: dict[str, Any]) -> list[str]:
+    """Names of the variants that the record shows and that the experiment would train with the same command today.
+
+    Scores of earlier versions are no such thing, unless the policy judged was a fixed one.
+    """
     names = []
     for variant in experiment.variants:
         arguments = shlex.split(record["first_training_of_each_variant"].get(variant.name, ""))
         if arguments:
             seed, run_dir = (arguments[arguments.index(flag) + 1] for flag in ("--seed", "--run-dir"))
-            if arguments[2:] == training_arguments(experiment, variant, int(seed), Path(run_dir)):
+            judged_alike = record.get("score") == RULE or "--evaluation.policy-index" in arguments
+            if judged_alike and arguments[2:] == training_arguments(experiment, variant, int(seed), Path(run_dir)):
                 names.append(variant.name)
     return names
 

@@ -121,7 +121,7 @@ class Earlier:
     records: list[dict[str, Any]] = field(default_factory=list)
     """Contents of run.json, one per machine or command, without the runs that do not count any more."""
     other_flags: list[str] = field(default_factory=list)
-    """Variants left out because the experiment trains them with other flags today."""
+    """Variants left out because the experiment trains them with other flags, or judges them by another rule, today."""
 
 
 class Outcome:

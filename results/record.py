@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cluster.doctor import usable_cores
+from cluster.score import RULE
 from results.experiment import MAX_POINTS, Outcome
 from results.plots import bootstrap_interval, interquartile_mean, thin
 
@@ -109,6 +110,7 @@ def write_run_record(outcome: Outcome, path: Path, command: str, minutes: float)
         "minutes_of_all_runs": round(sum(record["minutes"] for _, record in records), 1),
         "minutes_per_run": {run.name: record["minutes"] for run, record in records},
         "core_minutes_per_run": {run.name: record.get("core_minutes") for run, record in records},
+        "score": RULE,
         "first_training_of_each_variant": examples,
     }
     if outcome.earlier.records:

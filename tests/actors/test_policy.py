@@ -52,7 +52,7 @@ def test_acts_as_the_evaluator_does(variant: str) -> None:
     env_id, agent = VARIANTS[variant]
     networks = random_networks(env_id, agent)
     evaluator = Evaluator(
-        env_id, agent, EvaluationConfig(episodes=1, epsilon=0.0), EnvironmentConfig(max_frames=240), seed=1
+        env_id, agent, EvaluationConfig(epsilon=0.0), EnvironmentConfig(max_frames=240), seed=1, num_lanes=1
     )
     evaluator.set_weights(1, flatten_weights(networks))
     steps: list[LaneStep] = []

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ pytest.importorskip("matplotlib")
 
 from cluster.command_line import parse_train
 from cluster.metrics import read_metrics
+from cluster.score import RULE
 from results import (
     breakout,
     command,
@@ -35,7 +37,8 @@ from results import (
     trainer,
 )
 from results.command import main
-from results.experiment import FINISHED, Earlier, Experiment, Outcome, Run, Variant
+from results.earlier import _made_and_judged_alike
+from results.experiment import FINISHED, Earlier, Experiment, Outcome, Run, Variant, training_arguments
 from results.plots import final_value
 from results.record import write_outcome
 from results.trainer import Trainer
@@ -249,7 +252,7 @@ def test_extend_leaves_out_what_was_made_with_other_flags_or_is_here_again(
     copy_as_seed_1(root, tmp_path)
     changed = Experiment(**vars(TINY) | {"variants": (TINY.variants[0], Variant("Large beta, 0.5", ("--seed", "9")))})
     assert main(changed, ["--seeds", "2", "--plot-only", "--extend"], tmp_path) == 0
-    assert "made with other flags: Large beta, 0.5" in capsys.readouterr().out
+    assert "trained or judged otherwise: Large beta, 0.5" in capsys.readouterr().out
     assert {row["variant"] for row in rows(output / "curves.csv")} == {"plain"}
     record = json.loads((output / "run.json").read_text())
     assert [set(earlier["minutes_per_run"]) for earlier in record["earlier_runs"]] == [{"plain, seed 0"}]
@@ -455,3 +458,14 @@ def test_a_ratio_takes_the_moments_that_both_have() -> None:
     second = disco_maze.MetricSeries(np.array([2, 3, 4, 5]), np.zeros(4), np.array([6.0, 1.0, 4.0, 0.0]))
     quotient = disco_maze.ratio(first, second)
     assert (quotient.env_frames.tolist(), quotient.values.tolist()) == ([2, 4], [0.5, 2.0])
+
+
+def test_scores_of_an_earlier_rule_are_left_out_unless_the_policy_is_fixed() -> None:
+    """Up to then the episodes that chose a policy judged it too."""
+    variant = Variant("plain")
+    for flags, old, new in (((), [], ["plain"]), (("--evaluation.policy-index", "0"), ["plain"], ["plain"])):
+        experiment = Experiment(**vars(TINY) | {"variants": (variant,), "base_flags": flags})
+        arguments = training_arguments(experiment, variant, 0, Path("runs/plain-0"))
+        record = {"first_training_of_each_variant": {"plain": shlex.join(("python", "launch.py", *arguments))}}
+        assert _made_and_judged_alike(experiment, record) == old
+        assert _made_and_judged_alike(experiment, record | {"score": RULE}) == new
