@@ -105,9 +105,9 @@ class IntrinsicConfig:
     """Decay, per step of a lane, of the moving average of squared neighbour distances."""
     max_lifelong_scale: Annotated[float, Range(at_least=1, at_most=1e6)] = 5.0
     """L, the upper clip of the life-long multiplier alpha."""
-    error_horizon: Annotated[int, Range(at_least=1, at_most=10**12)] = 100_000_000
-    """Longest horizon, in steps of a worker, over which RND errors are averaged. Shorter ones stand beside it, and that
-    with the lowest mean counts: old errors, larger because the predictor knew less, must not keep alpha below 1."""
+    error_horizon: Annotated[int, Range(at_least=1, at_most=10**12)] = 4_000_000
+    """Steps of a worker up to which the horizon of the lasting mean of RND errors grows with the run, and that of the
+    recent one, a 64th of it. The predictor must learn a new kind of state within fewer."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "intrinsic")

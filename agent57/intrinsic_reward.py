@@ -197,58 +197,83 @@ def _round_up(number: int, multiple: int) -> int:
 
 
 class LifelongNovelty:
-    """alpha = 1 + (err - mean) / std of RND errors, with running mean and std over all lanes of a worker.
+    """alpha = 1 + (err - mean) / std of RND errors, over all lanes of a worker.
 
-    The predictor keeps improving, and a mean over the errors of its past lies above all of today's: alpha would stay at
-    its floor. How fast errors fall is not known and changes over a run, so mean and std are kept over horizons from
-    `SHORTEST` steps to ``horizon``, each `LONGER` times the one before, and those with the lowest mean count. While
-    errors fall, that is a short horizon; while they stand still, all agree; where something new makes errors rise, it
-    is the longest one, so what is new stays so until the predictor knows it.
+    The predictor keeps learning, so a mean over all errors so far lies above today's and leaves alpha at its floor; a
+    mean over the newest alone is used to a new kind of state before the predictor is. So there are two, and the lower
+    one counts, with its std: the recent mean runs over the last 64th of the steps so far, the lasting one over all of
+    them, or over the last eighth while the recent one lies below it. Errors that fall are thus followed at once, and
+    errors that rise slowly. The horizons grow with a run, as the time constants do that matter in it, from `FEWEST`
+    steps on until the run is ``horizon`` steps old.
     """
 
-    SHORTEST, LONGER = 1000, 4
+    RECENT, FALLING, FEWEST = 1 / 64, 1 / 8, 1000
 
-    def __init__(self, horizon: float = 100_000_000) -> None:
-        shorter: list[int] = []
-        while (steps := self.SHORTEST * self.LONGER ** len(shorter)) < horizon:
-            shorter.append(steps)
-        horizons = np.array([*shorter, horizon], np.float64)
-        self.moments = RunningMoments(horizons.shape, horizons)
+    def __init__(self, horizon: float = 4_000_000) -> None:
+        self.horizon = horizon
+        self.count = 0.0
+        self.recent, self.lasting = RunningMoments(), RunningMoments()
 
     def multiplier(self, errors: np.ndarray) -> np.ndarray:
         """alpha before clipping, float32 [L], from mean squared RND errors [L]; these errors count already.
 
-        While all errors seen were equal there is no scale yet, and alpha is 1.
+        1 while all errors seen were equal, so that there is no scale yet. Errors that are not finite do not count and
+        get 1.
         """
-        errors = np.asarray(errors)
-        self.moments.update(errors[:, np.newaxis])
-        mean, std = self._scale()
-        if std <= 1e-12:
+        errors = np.asarray(errors, np.float64)
+        # A sum is finite where all its terms are; the terms are looked at only if it is not.
+        finite = None if math.isfinite(errors.sum()) else np.isfinite(errors)
+        self._count(errors if finite is None else errors[finite])
+        moments = self._moments
+        if moments.std <= 1e-12:
             return np.ones(len(errors), np.float32)
-        return (1 + (errors - mean) / std).astype(np.float32)
+        alpha = (1 + (errors - moments.mean) / moments.std).astype(np.float32)
+        return alpha if finite is None else np.where(finite, alpha, np.float32(1))
 
     def scaled(self, errors: np.ndarray) -> np.ndarray:
         """errors / std, float32 [L]: life-long novelty as a reward of its own (Burda et al. 2018).
 
-        0 where there is no scale yet or an error is NaN. `multiplier` must have counted these errors.
+        0 where there is no scale yet or an error is not finite. `multiplier` must have counted these errors.
         """
-        _, std = self._scale()
+        std = self._moments.std
         if std <= 1e-12:
             return np.zeros(len(errors), np.float32)
-        return np.nan_to_num(np.asarray(errors) / std).astype(np.float32)
+        return np.nan_to_num(np.asarray(errors) / std, posinf=0.0).astype(np.float32)
 
-    def _scale(self) -> tuple[float, float]:
-        """(mean, std) over the horizon with the lowest mean."""
-        lowest = int(self.moments.mean.argmin())
-        return float(self.moments.mean[lowest]), math.sqrt(self.moments.variance[lowest])
+    @property
+    def _moments(self) -> RunningMoments:
+        return self.recent if self.recent.mean < self.lasting.mean else self.lasting
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        return self.moments.state_dict()
+    def _count(self, errors: np.ndarray) -> None:
+        n = len(errors)
+        if n == 0:
+            return
+        # Sums, since numpy's mean and var take several times as long over the few numbers of a step.
+        mean = float(errors.sum()) / n
+        shifts = errors - mean
+        variance = float(shifts @ shifts) / n
+        self.count = min(self.count + n, self.horizon)
+        falling = self.recent.mean < self.lasting.mean
+        self.recent.add(mean, variance, self._weight(n, self.RECENT))
+        self.lasting.add(mean, variance, self._weight(n, self.FALLING if falling else 1.0))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state``, unless it has other horizons: then the errors to come are enough."""
-        if np.shape(state["mean"]) == self.moments.mean.shape:
-            self.moments.load_state_dict(state)
+    def _weight(self, n: int, share: float) -> float:
+        """That of ``n`` new errors in a mean over a ``share`` of the steps so far, `FEWEST` at least."""
+        return min(1.0, n / min(self.count, max(share * self.count, self.FEWEST)))
+
+    def state_dict(self) -> dict[str, float]:
+        state = {"count": float(self.count)}
+        for name, moments in (("recent", self.recent), ("lasting", self.lasting)):
+            state |= {f"{name}_mean": moments.mean, f"{name}_variance": moments.variance}
+        return state
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue from ``state``, whatever its horizon was."""
+        self.count = float(state["count"])
+        self.recent, self.lasting = (
+            RunningMoments(float(state[f"{name}_mean"]), float(state[f"{name}_variance"]))
+            for name in ("recent", "lasting")
+        )
 
 
 def combine(episodic: np.ndarray, alpha: np.ndarray, max_scale: float) -> np.ndarray:

@@ -14,6 +14,8 @@ SETTLED_UPDATES = 1000
 """Before so many updates, curves often look ill without being so."""
 PATIENCE = 6
 """Log points in a row at which an ailment must show."""
+DEAD_SHARE = 0.02
+"""Of the steps, that with an alpha above 1 below which novelty tells nothing; 0.2 to 0.5 is usual."""
 
 
 class HealthWatch:
@@ -51,8 +53,11 @@ class HealthWatch:
         if updates < SETTLED_UPDATES:
             return
         novelty = config.intrinsic.novelty != "episodic" and config.family.beta_max > 0
-        if novelty and values.get("intrinsic/alpha_max", 2.0) <= 1.0:
-            yield "rnd_dead", "life-long novelty is dead (intrinsic/alpha_max is 1): are the observations constant?"
+        if novelty and values.get("intrinsic/alpha_above_1", 1.0) < DEAD_SHARE:
+            yield (
+                "rnd_dead",
+                "life-long novelty is dead (intrinsic/alpha_above_1 is near 0): are the observations constant?",
+            )
         if novelty and values.get("return/intrinsic", 1.0) == 0:
             yield (
                 "no_novelty",

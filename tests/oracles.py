@@ -256,3 +256,30 @@ def lifelong_multipliers(batches: Sequence[Any]) -> list[list[float]]:
         mean, std = float(np.mean(seen)), float(np.std(seen))
         result.append([1 + (float(error) - mean) / std if std > 0 else 1.0 for error in batch])
     return result
+
+
+def lifelong_multipliers_over_a_run(batches: Sequence[Any], horizon: float) -> list[list[float]]:
+    """1 + (err - mean) / std by sums with a weight for each batch: of two averages, that with the lower mean counts.
+
+    The recent one runs over a 64th of the steps so far, the lasting one over all or, while the recent one is lower,
+    over an eighth; 1 000 steps at least, and a run counts as ``horizon`` steps old at most.
+    """
+
+    def moments(weights: list[float]) -> tuple[float, float]:
+        mean = sum(weight * float(np.mean(batch)) for weight, batch in zip(weights, batches, strict=False))
+        square = sum(weight * float(np.mean(np.square(batch))) for weight, batch in zip(weights, batches, strict=False))
+        return mean, square - mean**2
+
+    recent: list[float] = []
+    lasting: list[float] = []
+    age = 0.0
+    result = []
+    for batch in batches:
+        falling = moments(recent)[0] < moments(lasting)[0]
+        age = min(age + len(batch), horizon)
+        for weights, over in ((recent, age / 64), (lasting, age / 8 if falling else age)):
+            newest = min(1.0, len(batch) / min(max(over, 1000), age))
+            weights[:] = [(1 - newest) * weight for weight in weights] + [newest]
+        mean, variance = min(moments(recent), moments(lasting))
+        result.append([1 + (float(error) - mean) / math.sqrt(variance) for error in batch])
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -374,88 +375,97 @@ def test_beyond_the_horizon_a_sample_weighs_one_over_it() -> None:
     np.testing.assert_allclose(novelty.multiplier(np.array([5.0, 5.0])), [2.0, 2.0], rtol=1e-5)
 
 
-def test_the_horizon_with_the_lowest_mean_counts_step_by_step() -> None:
-    """Against sums with explicit weights, on errors that fall, stand still and rise again."""
+def test_the_lower_of_a_recent_and_a_lasting_mean_counts_step_by_step() -> None:
+    """On errors that fall, stand still, rise and fall again; beyond the horizon, too."""
     rng = np.random.default_rng(3)
-    level = np.concatenate([np.linspace(1, 0.1, 120), np.full(700, 0.1), np.full(60, 0.4)])
-    errors = level[:, np.newaxis] * rng.gamma(4.0, size=(len(level), 16))
-    novelty = LifelongNovelty(horizon=2500)
-    chosen = set()
-    for step, batch in enumerate(errors):
-        alpha = novelty.multiplier(batch)
-        if step % 20:
-            continue
-        means, stds = [], []
-        for horizon in (1000, 2500):
-            seen, weights = [], []
-            for old in errors[: step + 1]:
-                weight = 16 / min(16 * (len(seen) + 1), horizon)
-                weights = [(1 - weight) * other for other in weights] + [weight]
-                seen.append(old)
-            means.append(sum(w * each.mean() for w, each in zip(weights, seen, strict=True)))
-            squares = sum(w * np.square(each).mean() for w, each in zip(weights, seen, strict=True))
-            stds.append(np.sqrt(squares - means[-1] ** 2))
-        lowest = int(np.argmin(means))
-        chosen.add(lowest)
-        np.testing.assert_allclose(alpha, 1 + (batch - means[lowest]) / stds[lowest], rtol=1e-4, atol=1e-4)
-    assert chosen == {0, 1}
+    level = np.concatenate(
+        [np.geomspace(1, 0.1, 100), np.full(50, 0.1), np.geomspace(0.5, 0.3, 100), np.full(30, 0.05)]
+    )
+    batches = list(level[:, np.newaxis] * rng.gamma(4.0, size=(len(level), 400)))
+    novelty = LifelongNovelty(horizon=90_000)
+    lower = []
+    for batch, expected in zip(batches, oracles.lifelong_multipliers_over_a_run(batches, 90_000), strict=True):
+        np.testing.assert_allclose(novelty.multiplier(batch), expected, rtol=1e-4, atol=1e-4)
+        lower.append(novelty.recent.mean < novelty.lasting.mean)
+    assert 0.2 < np.mean(lower) < 0.8
 
 
-def falling(steps: int, lanes: int, time_constant: float) -> np.ndarray:
-    """Errors of a worker that fall by a factor of 5 and then stand still, with a spread as measured, [n, lanes]."""
-    at = np.arange(0, steps, lanes)[:, np.newaxis]
-    noise = np.random.default_rng(0).normal(size=(len(at), lanes))
-    return (0.06 + 0.24 * np.exp(-at / time_constant)) * np.exp(0.5 * noise - 0.125)
+LANES = 64
+
+
+def scattered(levels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Errors of the steps of a worker around the level of each, with a spread as measured, [n, LANES]."""
+    return levels[:, np.newaxis] * np.exp(0.5 * np.random.default_rng(seed).normal(size=(len(levels), LANES)) - 0.125)
+
+
+def falling(steps: int, time_constant: float, still: int = 0) -> np.ndarray:
+    """The levels of errors that fall by a factor of 5, after standing still for some steps, [n]."""
+    at = np.arange(0, steps, LANES)
+    return 0.06 + 0.24 * np.exp(-np.maximum(at - still, 0) / time_constant)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("time_constant", [5_000, 30_000, 100_000])
-def test_novelty_stays_alive_while_the_predictor_learns_and_afterwards(preset: str, time_constant: float) -> None:
-    """A running mean over 1e6 steps leaves 0.05 of the alphas above 1, where errors that stand still give 0.4."""
-    config = PRESETS[preset]
-    novelty = LifelongNovelty(config.intrinsic.error_horizon)
-    errors = falling(300_000, 64, time_constant)
+@pytest.mark.parametrize(("time_constant", "still"), [(5_000, 0), (30_000, 0), (100_000, 0), (5_000, 120_000)])
+def test_novelty_stays_alive_while_the_predictor_learns_and_afterwards(
+    preset: str, time_constant: float, still: int
+) -> None:
+    """A mean over 1e6 steps leaves 0.05 of the alphas above 1, where errors that stand still give 0.4."""
+    novelty = LifelongNovelty(PRESETS[preset].intrinsic.error_horizon)
+    errors = scattered(falling(300_000, time_constant, still))
     above = np.array([np.mean(novelty.multiplier(batch) > 1) for batch in errors])
     shares = [float(tenth.mean()) for tenth in np.array_split(above, 10)]
     assert all(0.2 < share < 0.5 for share in shares[1:]), shares
 
 
-@pytest.mark.parametrize("share", [0.05, 0.3, 1.0])
-@pytest.mark.parametrize("time_constant", [5_000, 30_000, 100_000])
-def test_what_is_new_late_stays_new_until_its_error_has_halved(share: float, time_constant: float) -> None:
-    """Also where it is all that is seen: a mean over a few thousand steps would get used to it at once."""
-    novelty = LifelongNovelty(PRESETS["paper"].intrinsic.error_horizon)
-    for batch in falling(200_000, 64, 10_000):
+@functools.cache
+def after(steps: int, time_constant: float) -> tuple[LifelongNovelty, float]:
+    """(novelty after errors that fell, their level then); the preset `paper`."""
+    novelty, levels = LifelongNovelty(PRESETS["paper"].intrinsic.error_horizon), falling(steps, time_constant)
+    for batch in scattered(levels):
         novelty.multiplier(batch)
-    ordinary, rng = falling(200_000, 64, 1)[-1500:], np.random.default_rng(1)
+    return novelty, float(levels[-1])
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("times", [3, 8])
+@pytest.mark.parametrize(("learned", "time_constant"), [(10_000, 5_000), (10_000, 100_000), (50_000, 50_000)])
+def test_what_is_new_late_stays_new_until_its_error_has_halved(
+    share: float, times: float, learned: float, time_constant: float
+) -> None:
+    """Also where it is all that is seen, and takes as long to learn as all else did and still does."""
+    trained, ordinary = after(100_000, learned)
+    novelty, rng = LifelongNovelty(trained.horizon), np.random.default_rng(1)
+    novelty.load_state_dict(trained.state_dict())
     alphas: list[float] = []
-    for step, batch in enumerate(ordinary):
-        level = 0.06 + 0.24 * np.exp(-64 * step / time_constant)
-        if level < 0.15:
-            break
-        new = rng.random(64) < share
-        alpha = novelty.multiplier(np.where(new, level, batch))
-        alphas += alpha[new].tolist()
+    for step, batch in enumerate(scattered(np.full(round(time_constant * math.log(2)) // LANES, ordinary))):
+        new = rng.random(LANES) < share
+        level = times * ordinary * np.exp(-LANES * step / time_constant)
+        alphas += novelty.multiplier(np.where(new, level, batch))[new].tolist()
     assert alphas[0] > 2
     assert min(alphas) > 1
 
 
-def test_errors_that_cannot_be_measured_change_nothing() -> None:
+def test_errors_that_are_not_finite_change_nothing_and_are_not_novel() -> None:
     novelty, other = LifelongNovelty(), LifelongNovelty()
-    for batch in (np.array([1.0, 2.0]), np.array([3.0, 0.5])):
-        assert np.isfinite(novelty.multiplier(batch)).all()
-        other.multiplier(batch)
-        novelty.multiplier(np.full(2, np.nan))
-    np.testing.assert_array_equal(novelty.multiplier(np.array([1.0, 4.0])), other.multiplier(np.array([1.0, 4.0])))
+    for batch in ([1.0, 2.0], [3.0, 0.5]):
+        alphas = novelty.multiplier(np.array([np.nan, *batch, np.inf]))
+        np.testing.assert_array_equal(alphas, [1, *other.multiplier(np.array(batch)), 1])
+        np.testing.assert_array_equal(novelty.multiplier(np.full(2, np.nan)), [1, 1])
+        np.testing.assert_array_equal(novelty.scaled(np.array([np.nan, np.inf])), [0, 0])
+    assert novelty.state_dict() == other.state_dict()
 
 
-def test_another_horizon_begins_anew_and_the_same_goes_on() -> None:
-    novelty, same, other = LifelongNovelty(20_000), LifelongNovelty(20_000), LifelongNovelty(10**6)
-    novelty.multiplier(np.array([1.0, 3.0]))
+def test_novelty_continues_from_its_state_under_another_horizon_too() -> None:
+    novelty, same, shorter = LifelongNovelty(20_000), LifelongNovelty(20_000), LifelongNovelty(3)
+    for batch in scattered(falling(15_000, 2_000)):
+        novelty.multiplier(batch)
     same.load_state_dict(novelty.state_dict())
-    other.load_state_dict(novelty.state_dict())
+    shorter.load_state_dict(novelty.state_dict())
     np.testing.assert_array_equal(same.multiplier(np.array([2.0])), novelty.multiplier(np.array([2.0])))
-    assert other.moments.count.max() == 0
+    assert same.state_dict() == novelty.state_dict()
+    # The three newest errors are all that counts.
+    expected = 1 + np.array([-1, 0, 1]) / np.sqrt(2 / 3)
+    np.testing.assert_allclose(shorter.multiplier(np.array([1.0, 2.0, 3.0])), expected, 1e-5)
 
 
 def test_the_multiplier_is_clipped_where_it_is_applied() -> None:

@@ -213,12 +213,12 @@ def test_what_may_pass_must_last() -> None:
     ("config", "values", "word"),
     [
         (LAPTOP, {"replay/fill_bytes": 1.0, "replay/fill_steps": 0.3}, "--replay.max-gb"),
-        (LAPTOP, {"intrinsic/alpha_max": 1.0}, "life-long"),
+        (LAPTOP, {"intrinsic/alpha_above_1": 0.0}, "life-long"),
         (LAPTOP, {"return/intrinsic": 0.0}, "no episode"),
         (LAPTOP, {"learner/fetch_seconds": 0.2, "learner/update_seconds": 0.1}, "bottleneck"),
         (LAPTOP, {"learner/trace_coefficient": 0.1}, None),  # peng does not use it
         (LAPTOP, {"replay/fill_bytes": 1.0, "replay/fill_steps": 1.0}, None),
-        (LAPTOP, {"intrinsic/alpha_max": 2.0, "return/intrinsic": 1.0, "learner/fetch_seconds": 0.01}, None),
+        (LAPTOP, {"intrinsic/alpha_above_1": 0.3, "return/intrinsic": 1.0, "learner/fetch_seconds": 0.01}, None),
     ],
 )
 def test_ailments(config: Any, values: dict[str, float], word: str | None) -> None:
