@@ -18,6 +18,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from actors.atari_emulator import EmulatorLanes
 from actors.atari_lanes import AtariLanes
 from actors.door import in_words, naming
 from actors.environment_step import EnvironmentStep, numbered
@@ -118,17 +119,33 @@ class _GridworldLanes:
 
 
 def make_lanes(
-    env_id: str, num_lanes: int, config: EnvironmentConfig, num_threads: int, render: bool = False
-) -> AtariLanes | _GridworldLanes | GymnasiumLanes:
+    env_id: str,
+    num_lanes: int,
+    config: EnvironmentConfig,
+    num_threads: int,
+    render: bool = False,
+    with_ram: bool = False,
+) -> AtariLanes | EmulatorLanes | _GridworldLanes | GymnasiumLanes:
     """What `LaneEnvironments` steps, for whoever keeps seeds himself: `actors/training_environment.py`."""
     registered, rom = _registered(env_id), atari_rom(env_id)
+    asks_emulator = with_ram or config.mode is not None or config.difficulty is not None
     if rom is not None:
         if config.arguments:
             raise UnsupportedEnvironment(
                 f"{env_id} is an Atari game, which takes no environment.arguments: its settings are the other flags "
                 "of environment, such as environment.frame-skip"
             )
+        if config.max_episode_steps is not None:
+            raise UnsupportedEnvironment(
+                f"{env_id} is an Atari game, whose episodes are limited in emulator frames: instead of "
+                f"--environment.max-episode-steps give --environment.max-frames "
+                f"{config.max_episode_steps * config.frame_skip}"
+            )
+        if asks_emulator:
+            return EmulatorLanes(env_id, rom, num_lanes, config, render)
         return AtariLanes(env_id, rom, num_lanes, config, num_threads, render)
+    if asks_emulator:
+        raise UnsupportedEnvironment(f"{env_id} is no Atari game: it has no mode, no difficulty and no RAM")
     vector_class = registered.vector_entry_point
     if isinstance(vector_class, type) and issubclass(vector_class, VectorGridworld):
         return _GridworldLanes(env_id, vector_class, registered, num_lanes, config, render)

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from actors.atari_emulator import EmulatorLanes
 from actors.door import Patience, bad_values, sentence
 from actors.environment_kinds import atari_rom, keyword_arguments, make_lanes
 from actors.environment_step import EnvironmentStep
@@ -51,6 +52,11 @@ class EnvironmentConfig:
     """Atari: emulator frames, no-ops apart, after which an episode is truncated (30 minutes of play)."""
     sticky_actions: Annotated[float, Range(at_least=0, below=1)] = 0.0
     """Atari: probability that the emulator repeats the previous action instead."""
+    mode: Annotated[int | None, Range(at_least=0, at_most=255)] = None
+    """Atari: variant of the game, where it has several; None is its default. This and difficulty take another
+    path to the emulator: the same frames at nine tenths of the rate."""
+    difficulty: Annotated[int | None, Range(at_least=0, at_most=255)] = None
+    """Atari: position of the console's difficulty switch, where the game heeds it; None is its default."""
     max_episode_steps: Annotated[int | None, Range(at_least=1, at_most=10**9)] = None
     """Other environments: steps after which an episode is truncated; None keeps the registered limit."""
     arguments: tuple[str, ...] = ()
@@ -81,7 +87,8 @@ class LaneEnvironments:
     of their own (`ALE/Pong-v5`: sticky actions of 0.25); ``config`` overrides them all. Seeds are given once, at the
     first reset; with ``reproducible`` every episode gets its own (an Atari reset then takes 80 ms instead of 4), and
     `state_dict` works. ``num_threads`` are the emulator's; the project's gridworlds are stepped together in numpy,
-    other environments one after the other. ``render`` lets `pictures` show what happens.
+    other environments one after the other. ``render`` lets `pictures` show what happens, ``with_ram`` lets `ram` read
+    the memory of an Atari game.
 
     **Faults.** What is not finite, or not of the spec's shape and type, gets no further than here: the lane's episode
     breaks off, another begins at once (``abandoned`` of the step), and `take_faults` tells. Where that happens again
@@ -98,9 +105,10 @@ class LaneEnvironments:
         reproducible: bool = False,
         num_threads: int = 1,
         render: bool = False,
+        with_ram: bool = False,
     ) -> None:
         self.env_id, self.num_lanes, self.reproducible = env_id, num_lanes, reproducible
-        self._lanes = make_lanes(env_id, num_lanes, config, num_threads, render)
+        self._lanes = make_lanes(env_id, num_lanes, config, num_threads, render, with_ram)
         self.spec = self._lanes.spec
         self._history = EpisodeHistory(seed, num_lanes)
         self._patience = Patience(num_lanes)
@@ -169,6 +177,15 @@ class LaneEnvironments:
         """
         nothing = np.zeros((0, 0, 3), np.uint8)
         return self._lanes.pictures() or [nothing] * self.num_lanes
+
+    def ram(self) -> np.ndarray:
+        """The memory of every lane's console as the last observations found it, uint8 [L, 128].
+
+        For measuring how far a game has come (the room of Montezuma's Revenge): training never sees it. Needs
+        ``with_ram``.
+        """
+        require(isinstance(self._lanes, EmulatorLanes), "only LaneEnvironments(with_ram=True) can read the RAM")
+        return self._lanes.ram()
 
     @property
     def action_names(self) -> list[str]:

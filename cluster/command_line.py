@@ -21,6 +21,7 @@ import tyro
 from actors.trusted_modules import UntrustedModule, module_of, refuse_untrusted
 from cluster.config import TrainConfig, load_config
 from cluster.errors import UserError
+from cluster.idle_flags import refuse_idle_flags
 from cluster.presets import PRESETS
 
 DEFAULT_PRESET = "laptop"
@@ -75,6 +76,7 @@ def parse_train(arguments: list[str]) -> TrainArguments:
         _refuse_strangers(default, rest, _names(trusted or ""), resume)
     if resume is not None and config.run_dir != default.run_dir:
         raise UserError("--run-dir and --resume exclude each other: a resumed run stays in its folder.")
+    refuse_idle_flags(config, default)
     return TrainArguments(config, preset or DEFAULT_PRESET, Path(resume) if resume else None)
 
 

@@ -21,11 +21,23 @@ def test_the_default_is_the_laptop_preset_on_pong() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_field_can_be_overridden_on_every_preset(preset: str) -> None:
     arguments = ["--preset", preset, "--learner.batch-size", "33", "--family.num-policies=3", "--serial"]
-    arguments += ["--env", "CartPole-v1", "--seed", "7", "--max-minutes", "1.5", "--max-env-frames", "10"]
-    arguments += ["--run-dir", "x", "--environment.no-full-action-set", "--network.conv-filters", "4", "8", "8"]
+    arguments += [
+        "--env",
+        "ALE/Venture-v5",
+        "--network.torso",
+        "conv",
+        "--seed",
+        "7",
+        "--max-minutes",
+        "1.5",
+        "--max-env-frames",
+        "10",
+    ]
+    arguments += ["--run-dir", "x", "--environment.no-full-action-set"]
+    arguments += ["--network.torso", "conv", "--network.conv-filters", "4", "8", "8"]
     config = parse_train(arguments).config
     assert (config.learner.batch_size, config.family.num_policies, config.serial) == (33, 3, True)
-    assert (config.env, config.seed, config.max_minutes, config.max_env_frames) == ("CartPole-v1", 7, 1.5, 10)
+    assert (config.env, config.seed, config.max_minutes, config.max_env_frames) == ("ALE/Venture-v5", 7, 1.5, 10)
     assert (config.run_dir, config.environment.full_action_set) == ("x", False)
     assert config.network.conv_filters == (4, 8, 8)
     assert config.bandit == PRESETS[preset].bandit
@@ -46,6 +58,9 @@ MISTAKES = {
     "a missing run": (["--resume", "no/such/run"], "no/such/run"),
     "a missing device": (["--learner.device", "cuda:77", "--env", "CartPole-v1"], "cuda:77"),
     "too little memory": (["--replay.max-gb", "1e6", "--env", "CartPole-v1"], "--replay.max-gb"),
+    "another limit of Atari episodes": (["--environment.max-episode-steps", "100"], "--environment.max-frames 400"),
+    "a mode that is not": (["--environment.mode", "9"], "--environment.mode is one of 0, 1"),
+    "a difficulty elsewhere": (["--env", "CartPole-v1", "--environment.difficulty", "1"], "no Atari game"),
     "a torso that cannot be": (["--env", "CartPole-v1", "--network.torso", "conv"], "torso"),
 }
 
