@@ -10,8 +10,11 @@ python launch.py doctor                         check this machine
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
+
+from cluster.lasting_output import lasting_output
 
 COMMANDS = {
     "train": "cluster.commands:run_train",
@@ -27,6 +30,11 @@ USAGE = f"usage: python launch.py {{{','.join(COMMANDS)}}} ...; 'python launch.p
 
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit code: 0, 1 if training broke down, 2 for a mistake of the user's."""
+    with lasting_output():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command in ("-h", "--help", "help"):
         print(__doc__.strip() + "\n\n" + USAGE)
@@ -40,6 +48,12 @@ def main(arguments: list[str]) -> int:
         return getattr(importlib.import_module(module), function)(rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        # Wherever a path of the user's is looked at first.
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr)
         return 2
     except TrainingStopped as error:
         print(f"error: training stopped: {error}", file=sys.stderr)

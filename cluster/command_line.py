@@ -12,6 +12,7 @@ import difflib
 import io
 import re
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -19,6 +20,7 @@ from typing import NoReturn
 import tyro
 
 from actors.trusted_modules import UntrustedModule, module_of, refuse_untrusted
+from agent57.ranges import Range
 from cluster.config import TrainConfig, load_config
 from cluster.errors import UserError
 from cluster.idle_flags import refuse_idle_flags
@@ -37,6 +39,22 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}: '{self.prog} --help' lists what there is.")
+
+
+def whole(at_least: int, at_most: int) -> Callable[[str], int]:
+    """An argparse type: a whole number in this range."""
+    range_ = Range(at_least=at_least, at_most=at_most)
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"takes a whole number, not {text!r}") from None
+        if number not in range_:
+            raise argparse.ArgumentTypeError(f"must be {range_}")
+        return number
+
+    return parse
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +81,9 @@ class TrainArguments:
 
 def parse_train(arguments: list[str]) -> TrainArguments:
     """Parse ``train``'s arguments. Raises UserError for anything wrong; ``--help`` prints and exits."""
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise UserError(f"{argument!r} is no text in UTF-8: rename it, or set LC_ALL=C.UTF-8.")
     preset, rest = _take_option(arguments, "--preset")
     resume, rest = _take_option(rest, "--resume")
     trusted, rest = _take_option(rest, "--trust-modules")

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import os
 import platform
 import signal
 import time
@@ -30,6 +31,7 @@ from cluster.checkpoint import Checkpoints
 from cluster.command_line import CommandParser, parse_train
 from cluster.config import TrainConfig, load_config, save_config
 from cluster.console import format_duration, print_plan, say
+from cluster.doctor import check_temporary_folder
 from cluster.errors import UserError
 from cluster.fleet import Fleet
 from cluster.resumed import refuse_other_agent
@@ -64,6 +66,9 @@ def train(config: TrainConfig, preset: str, resume: Path | None) -> int:
 def _plan(config: TrainConfig, spec: SequenceSpec) -> tuple[RaySession | None, Topology]:
     """The plan, and the connection to the cluster it was made for, if one is to be joined."""
     if not config.cluster.address or config.serial:
+        temporary = check_temporary_folder()
+        if temporary.status == "problem" and not config.serial and os.environ.get("RAY_TMPDIR"):
+            raise UserError(f"RAY_TMPDIR: {temporary.detail}. {temporary.advice}")
         return None, plan_topology(config, spec)
     from cluster.ray_environment import prepare_ray_environment
 

@@ -204,7 +204,7 @@ def check_disk() -> Check:
 
 def check_temporary_folder() -> Check:
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    if not os.access(folder, os.W_OK):
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
         return Check(
             "Temporary folder", "problem", f"{folder} is missing or not writable", "Set RAY_TMPDIR to one that is."
         )

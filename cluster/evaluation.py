@@ -26,9 +26,10 @@ from actors.lanes import LaneStep
 from actors.rollout import Episode
 from agent57.networks import flatten_weights
 from agent57.policy_family import PolicyFamily
-from cluster.command_line import CommandParser, add_trust
+from cluster.command_line import CommandParser, add_trust, whole
 from cluster.console import print_plan, say
 from cluster.errors import UserError
+from cluster.output_files import refuse_unwritable_file
 from cluster.saved_agent import SavedAgent, load_agent
 from cluster.score import Score
 from replay.whole_files import write_whole
@@ -74,7 +75,10 @@ def _parse(arguments: list[str]) -> Namespace:
     parser = CommandParser("launch.py eval", description="Play greedy episodes with a run's newest checkpoint.")
     parser.add_argument("run_dir", type=Path, help="folder of the run")
     parser.add_argument(
-        "--episodes", type=int, default=None, help=f"episodes to play (default {DEFAULT_EPISODES}; 1 with --video)"
+        "--episodes",
+        type=whole(1, 10**6),
+        default=None,
+        help=f"episodes to play (default {DEFAULT_EPISODES}; 1 with --video)",
     )
     parser.add_argument(
         "--policy-index", type=int, default=None, help="member of the family to play (default: the greedy arm)"
@@ -82,18 +86,20 @@ def _parse(arguments: list[str]) -> Namespace:
     parser.add_argument("--video", type=Path, default=None, help="film the first episode into this .mp4")
     parser.add_argument("--json", type=Path, default=None, help="write scores and settings into this file")
     parser.add_argument("--csv", type=Path, default=None, help="write a row per episode into this file")
-    parser.add_argument("--lanes", type=int, default=10, help="episodes played side by side (default 10)")
-    parser.add_argument("--seed", type=int, default=12345, help="seed of the environments (default 12345)")
+    parser.add_argument("--lanes", type=whole(1, 1024), default=10, help="episodes played side by side (default 10)")
+    parser.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=12345, help="seed of the environments (default 12345)"
+    )
     add_trust(parser)
     options = parser.parse_args(arguments)
-    if (options.episodes is not None and options.episodes < 1) or options.lanes < 1:
-        raise UserError("--episodes and --lanes must be at least 1.")
-    if options.video and options.video.suffix != ".mp4":
-        raise UserError(f"--video writes MP4: call it {options.video.with_suffix('.mp4')}.")
-    for flag in ("video", "json", "csv"):
-        path = getattr(options, flag)
-        if path and not path.resolve().parent.is_dir():
-            raise UserError(f"--{flag} {path}: its folder does not exist.")
+    if options.video is not None and options.video.suffix != ".mp4":
+        name = options.video.with_suffix(".mp4") if options.video.name else "episode.mp4"
+        raise UserError(f"--video writes MP4: call it {name}.")
+    given = {flag: path for flag in ("video", "json", "csv") if (path := getattr(options, flag)) is not None}
+    for flag, path in given.items():
+        refuse_unwritable_file(path, f"--{flag}")
+    if len({path.resolve() for path in given.values()}) < len(given):
+        raise UserError(f"{' and '.join(f'--{flag}' for flag in given)} need a file each.")
     return options
 
 

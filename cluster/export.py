@@ -12,6 +12,7 @@ from actors.running_state import for_lanes
 from cluster.command_line import CommandParser, add_trust
 from cluster.console import print_plan, say
 from cluster.errors import UserError
+from cluster.output_files import refuse_unwritable_folder
 from cluster.saved_agent import load_agent, versions_of
 
 
@@ -25,6 +26,8 @@ def run(arguments: list[str]) -> int:
     )
     add_trust(parser)
     options = parser.parse_args(arguments)
+    if options.output is not None:
+        refuse_unwritable_folder(options.output, "--output")
     console = Console()
     agent = load_agent(options.run_dir, functools.partial(say, console), options.trust_modules)
     arm = agent.policy(options.policy_index)

@@ -121,7 +121,7 @@ def start_private(config: TrainConfig, topology: Topology) -> RaySession:
     """Start a private Ray on this machine, never one that happens to run here already."""
     python_path = os.pathsep.join([str(ROOT), os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     # Short, because the paths of Ray's sockets must stay under 107 characters.
-    temporary = tempfile.mkdtemp(prefix="a57-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
+    temporary = tempfile.mkdtemp(prefix="a57-", dir=os.environ.get("RAY_TMPDIR") or "/tmp")
     gpus = topology.nodes[0].gpus if topology.learner_gpus or topology.worker.gpus else 0
     try:
         ray.init(

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from actors.atari_scores import RANDOM_AND_HUMAN_SCORES
 from cluster.checkpoint import Checkpoints, frames_of
-from cluster.command_line import CommandParser, parse_train
+from cluster.command_line import CommandParser, parse_train, whole
 from cluster.console import format_duration, print_plan, say
 from cluster.errors import UserError
 from cluster.report.command import write_report
@@ -62,13 +62,13 @@ def run(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("suite", choices=sorted(SUITES), help="atari57; atari5 (a small sample); hard (exploration)")
-    parser.add_argument("--seeds", type=int, default=1, help="runs per game, with seeds 0, 1, ... (default 1)")
-    parser.add_argument("--parallel", type=int, default=1, help="runs side by side (default 1)")
+    parser.add_argument(
+        "--seeds", type=whole(1, 1000), default=1, help="runs per game, with seeds 0, 1, ... (default 1)"
+    )
+    parser.add_argument("--parallel", type=whole(1, 1000), default=1, help="runs side by side (default 1)")
     parser.add_argument("--folder", type=Path, default=None, help="where the runs go (default runs/SUITE-PRESET)")
     parser.add_argument("--games", nargs="+", default=None, help="only these games of the suite, such as qbert")
     options, flags = parser.parse_known_args(arguments)
-    if options.seeds < 1 or options.parallel < 1:
-        raise UserError("--seeds and --parallel must be at least 1.")
     for flag in ("--env", "--seed", "--run-dir", "--resume"):
         if any(given.split("=")[0].replace("_", "-") == flag for given in flags):
             raise UserError(f"{flag} is decided by the suite: leave it out.")
@@ -200,10 +200,14 @@ class Suite:
 
     def _load(self) -> dict[str, Any]:
         try:
-            return json.loads((self.folder / STATE_FILE).read_text())
+            saved = json.loads((self.folder / STATE_FILE).read_text())
+            flags, runs = saved["flags"], saved["runs"]
+            if not all(isinstance(flag, str) for flag in flags) or not all("minutes" in runs[name] for name in runs):
+                raise ValueError("it does not list flags and runs")
+            return saved
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise UserError(f"{self.folder / STATE_FILE} cannot be read ({error}): name another --folder.") from None
 
     def _save(self) -> None:

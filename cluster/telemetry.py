@@ -22,6 +22,7 @@ from cluster.arm_history import ArmHistory
 from cluster.config import TrainConfig
 from cluster.console import StatusFields, StatusLine, format_count
 from cluster.health import HealthWatch
+from cluster.lasting_output import output_lost
 from cluster.mean_accumulator import MeanAccumulator
 from cluster.messages import EvaluationReply, RolloutReply, UpdateReply
 from cluster.metrics import MetricLog
@@ -74,6 +75,7 @@ class Telemetry:
         self._resident: dict[str, int] = {}
         self._counters: dict[str, int] = defaultdict(int)
         self._round: list[Episode] = []
+        self._told_of_lost_output = False
         self.warnings = 0
         # When the weights of the round going on were taken: (environment frames, minutes).
         self._round_began = (0, 0.0)
@@ -218,6 +220,9 @@ class Telemetry:
 
     def tick(self, supervisor: Supervisor) -> None:
         """Refresh the status line; write a log point if one is due."""
+        if output_lost() and not self._told_of_lost_output and self._log is not None:
+            self._told_of_lost_output = True
+            self._log.text("run/events", "nobody reads the console any more; the run goes on", supervisor.env_frames)
         now = time.monotonic()
         elapsed = now - self._logged_at
         if elapsed >= self.config.log_seconds:

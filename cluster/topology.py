@@ -100,6 +100,11 @@ def plan_topology(config: TrainConfig, spec: SequenceSpec, nodes: Sequence[Node]
     gpu = 1.0 if device == "cuda" and not serial else 0.0
     core = 1.0 if joined else 0.0
     sizes = _Sizes.of(config, spec)
+    if sizes.sequence > config.replay.max_gb * 1e9 / shards:
+        raise UserError(
+            f"One sequence may need {sizes.sequence / 1e9:.2g} GB, but each of {_counted(shards, 'shard')} has "
+            f"{config.replay.max_gb / shards:.2g} GB: raise --replay.max-gb."
+        )
     # A private Ray shares this machine's cores among more processes than cores, so nothing reserves any.
     worker = Load(core, cluster.worker_gpu_fraction, sizes.worker)
     learner = Load(core * threads, gpu, sizes.learner)
@@ -242,6 +247,7 @@ class _Sizes:
     evaluator: float
     shard_base: float
     per_node: float
+    sequence: float
 
     @classmethod
     def of(cls, config: TrainConfig, spec: SequenceSpec) -> _Sizes:
@@ -259,6 +265,7 @@ class _Sizes:
             learner=PROCESS_BYTES + 6 * weights + (2 + config.cluster.prefetch_batches) * batch,
             evaluator=PROCESS_BYTES,
             shard_base=0.0 if config.serial else PROCESS_BYTES,
+            sequence=(spec.trace_length + 1) * (observation + 32.0) + 16.0 * spec.lstm_size,
             per_node=0.0 if config.serial else config.cluster.object_store_gb * 1e9,
         )
 

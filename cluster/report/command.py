@@ -9,6 +9,7 @@ from rich.console import Console
 from cluster.command_line import CommandParser
 from cluster.console import print_plan
 from cluster.errors import UserError
+from cluster.output_files import refuse_unwritable_file
 from cluster.report.page import page
 from cluster.report.runs import group, load_runs
 from replay.whole_files import write_whole
@@ -20,6 +21,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, or folders that hold runs (a suite's)")
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="file to write (default report.html)")
     options = parser.parse_args(arguments)
+    refuse_unwritable_file(options.output, "--output")
     write_report(options.runs, options.output, Console())
     return 0
 

@@ -44,9 +44,6 @@ def test_a_serial_run_goes_on_with_other_lanes(tmp_path: Path, capsys: pytest.Ca
         "--sequence.replay-period 5",
         "--sequence.trace-length 12",
         "--environment.arguments length=9",
-        "--environment.full-action-set",
-        "--environment.frame-skip 2",
-        "--environment.sticky-actions 0.25",
         "--env CartPole-v1",
         "--family.beta-max 0.1",
         "--network.lstm-size 32",
@@ -103,6 +100,7 @@ def test_the_environment_cannot_change_but_its_limits_may() -> None:
     config = tiny_config()
     limits = dataclasses.replace(config.environment, max_frames=5, noop_max=0, max_episode_steps=9)
     refuse_other_agent(config, dataclasses.replace(config, environment=limits))
-    skip = dataclasses.replace(config.environment, frame_skip=3)
-    with pytest.raises(UserError, match=r"the run has 4, asked for is 3"):
-        refuse_other_agent(config, dataclasses.replace(config, environment=skip))
+    for changes in ({"frame_skip": 3}, {"full_action_set": True}, {"sticky_actions": 0.25}, {"arguments": ("a=1",)}):
+        other = dataclasses.replace(config, environment=dataclasses.replace(config.environment, **changes))
+        with pytest.raises(UserError, match=r"--environment\.[a-z-]+ cannot change over a resume \(the run has "):
+            refuse_other_agent(config, other)
