@@ -15,7 +15,7 @@ SETTLED_UPDATES = 1000
 PATIENCE = 6
 """Log points in a row at which an ailment must show."""
 DEAD_SHARE = 0.02
-"""Of the steps, that with an alpha above 1 below which novelty tells nothing; 0.2 to 0.5 is usual."""
+"""Of the steps, that with an alpha above 1 below which novelty tells nothing; 0.1 to 0.5 is usual."""
 
 
 class HealthWatch:
