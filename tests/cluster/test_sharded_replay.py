@@ -111,7 +111,8 @@ def test_ranks_draw_the_batch_of_one_shard_together(shards: list[LocalShard]) ->
     add(port, 8)
     parts = [port.sample(8, rank, 2, np.random.default_rng(rank)) for rank in range(2)]
     # Equal priorities: each stratum is one sequence.
-    assert sorted(key for part in parts for key in part.keys.tolist()) == list(range(8))
+    keys = sorted(key for part in parts for key in part.keys.tolist())
+    assert [key - keys[0] for key in keys] == list(range(8))
 
 
 def test_each_shard_has_its_part_of_the_limits(shards: list[LocalShard]) -> None:
