@@ -1,8 +1,8 @@
 """Atari games on the emulator itself, for what its vector environment does not offer: mode, difficulty, RAM.
 
 Frame for frame the same games as in `atari_lanes.py` for equal seeds and actions, to the last bit
-(tests/actors/test_atari_emulator.py), at nine tenths of the rate: lanes are stepped one after the other, from Python. So
-it is taken only where it is needed, by `environment_kinds.py`.
+(tests/actors/test_atari_emulator.py), at nine tenths of the rate: lanes are stepped one after the other, from
+Python. So it is taken only where it is needed, by `environment_kinds.py`.
 """
 
 from __future__ import annotations
