@@ -5,14 +5,15 @@
 Under ten minutes on two cores; ``--short`` takes one and leaves out what needs Ray. Every part is a program of its own
 (`python -m benchmarks.acting` and so on) and runs by itself, one after the other, so the machine should do nothing
 else. A part whose packages are missing here is named as not measured. ``--check FILE`` compares with the rows of an
-earlier ``--json`` and fails (exit code 1) if a ratio has become worse by more than a quarter. docs/performance.md
-explains the figures.
+earlier ``--json`` and fails (exit code 1) if a ratio has become worse by more than a quarter; each part is measured
+until that is certain (`gate.py`). docs/performance.md explains the figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import functools
 import importlib.util
 import json
 import os
@@ -23,10 +24,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.gate import judge
 from benchmarks.measure import Figure, report
 
-TOLERANCE = 0.25
-"""How much worse a ratio may become before ``--check`` fails."""
 GRIDWORLD = ("--env", "Agent57/RandomCoin-v0", "--preset", "small", "--lanes", "64")
 
 
@@ -109,26 +109,6 @@ def gpu_rows() -> list[Figure]:
     return [row for part in GPU_PARTS for row in run_part(part, part.flags)]
 
 
-def worsened(rows: list[Figure], committed: list[Figure]) -> list[str]:
-    """A sentence for each ratio that is worse than the one of the same name by more than TOLERANCE."""
-    before = {row.name: row.ratio for row in committed if row.ratio}
-    found = []
-    for row in rows:
-        earlier = before.get(row.name)
-        if row.ratio is None or earlier is None:
-            continue
-        less_is_better = row.target.startswith("<")
-        worse = row.ratio / earlier > 1 + TOLERANCE if less_is_better else row.ratio / earlier < 1 - TOLERANCE
-        if worse:
-            found.append(f"{row.name}: ratio {row.ratio:.3g}, was {earlier:.3g}")
-    return found
-
-
-def compared(rows: list[Figure], committed: list[Figure]) -> int:
-    """How many ratios have a counterpart."""
-    return len({row.name for row in rows if row.ratio} & {row.name for row in committed if row.ratio})
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--short", action="store_true", help="a minute: without end-to-end, scale and other replays")
@@ -160,17 +140,22 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check is None:
         return 0
     committed = [Figure(**row) for row in json.loads(options.check.read_text())]
-    sentences = []
+    sentences, count = [], 0
     for part, its_rows in found.items():
-        if worsened(its_rows, committed):
-            # A neighbour on a shared machine can spoil one measurement; code that is slow is slow twice.
-            print(f"measuring again: {part.name}", file=sys.stderr, flush=True)
-            sentences += worsened(run_part(part, chosen[part] or ()), committed)
+        # A part that breaks down is no slower, and must not pass for it.
+        sentences += [row.where for row in its_rows if row.value is None and " failed: " in row.where]
+        votes = judge(its_rows, functools.partial(_again, part, chosen[part] or ()), committed)
+        sentences += [f"worse by more than a quarter: {each}" for each in votes.worse()]
+        count += votes.compared
     for sentence in sentences:
-        print(f"worse by more than a quarter: {sentence}", file=sys.stderr)
-    count = compared(rows, committed)
+        print(sentence, file=sys.stderr)
     print(f"{count} ratios compared with {options.check}", file=sys.stderr)
     return 1 if sentences or not count else 0
+
+
+def _again(part: Part, flags: tuple[str, ...]) -> list[Figure]:
+    print(f"measuring again: {part.name}", file=sys.stderr, flush=True)
+    return run_part(part, flags)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from actors.environments import LaneEnvironments
 from actors.rollout import ActorConfig, RolloutWorker
 from agent57.intrinsic_reward import EpisodicMemory
-from benchmarks.measure import Figure, against, alternating_medians, median_seconds, report, shares
+from benchmarks.measure import Figure, against, alternating_medians, report, shares
 from benchmarks.networks import dtype_name, forward_passes
 from cluster.config import TrainConfig
 from cluster.freed_memory import keep_freed_memory
@@ -123,7 +123,7 @@ def measure(
     # About half of the steps are still in memory then, as episodes end.
     for _ in range(entries // CHUNK):
         timed.work()
-    seconds = alternating_medians([play, forward, timed.work], repeats)
+    seconds = alternating_medians([play, forward, timed.work], repeats, time.process_time)
     emulator_rate, network_rate, worker_rate = (CHUNK * lanes / each for each in seconds)
     by_kind, total = timed.seconds_by_kind(max(2, repeats // 2))
     alone = {"networks": seconds[1] / seconds[2] * total}
@@ -144,18 +144,31 @@ def measure(
     ]
     own = by_kind["episodic memory"] / total * seconds[2]
     for count in memories:
-        figures.append(_memory_share(timed, lanes, count, (seconds[2] - own) / CHUNK, repeats))
+        figures += _memory_figures(timed, lanes, count, (seconds[2] - own) / CHUNK, repeats)
     return figures
 
 
-def _memory_share(timed: TimedWorker, lanes: int, entries: int, rest: float, repeats: int) -> Figure:
-    """Share of a lane step that looking up takes, if everything else takes ``rest`` seconds per step of all lanes."""
+def _memory_figures(timed: TimedWorker, lanes: int, entries: int, rest: float, repeats: int) -> list[Figure]:
+    """What looking up costs: of a lane step, if everything else takes ``rest`` seconds per step of all lanes, and
+    against bare products with all entries, which read the same bytes.
+
+    The first is of the machine as much, since looking up is bound by memory and the rest by arithmetic.
+    """
     memory, embeddings = filled_memory(timed.worker.lanes.memory, lanes, entries)
-    seconds = median_seconds(lambda: memory.bonus(embeddings), 3 * repeats, warm_up=2)
+    stored, queries = torch.rand(lanes, embeddings.shape[1], entries), torch.from_numpy(embeddings)[:, None]
+    calls = [lambda: torch.bmm(queries, stored), lambda: memory.bonus(embeddings)]
+    for call in calls:
+        call()
+    bare, seconds = alternating_medians(calls, 3 * repeats, time.process_time)
     share = seconds / (seconds + rest)
-    name = f"episodic memory's share of a lane step, {entries} entries"
     where = f"{1e6 * seconds / lanes:.0f} us of {1e6 * (seconds + rest) / lanes:.0f} us per lane step"
-    return Figure(name, share, "of the time", 1.0, share, MEMORY_TARGETS.get(entries, ""), where)
+    name, target = f"{entries} entries", MEMORY_TARGETS.get(entries, "")
+    return [
+        Figure(
+            f"episodic memory's share of a lane step, {name}", share, "of the time", 1.0, share, target, where, False
+        ),
+        against(f"episodic memory, looking up in {name}", lanes / seconds, "look-ups/s", lanes / bare),
+    ]
 
 
 def main() -> None:

@@ -100,7 +100,9 @@ def measure(batch_size: int, length: int, dtype: str, device: str, repeats: int,
 
     for warm_up in (bare, update, bare, update):
         warm_up()
-    bare_seconds, update_seconds = alternating_medians([bare, update], repeats)
+    one_core = learner.device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if one_core else time.perf_counter
+    bare_seconds, update_seconds = alternating_medians([bare, update], repeats, clock)
     steps = batch_size * length
     parts = {name: each / sum(bare.seconds.values()) * bare_seconds for name, each in bare.seconds.items()}
     name = f"{batch_size} x {length}, {device}"
