@@ -110,13 +110,18 @@ class Evaluator:
         """
         self._moments = None if running_state is None else for_lanes(running_state, self.num_lanes)
 
-    def begin(self, favourite_arm: int) -> None:
+    def begin(self, favourite_arm: int, training_means: np.ndarray | None = None) -> None:
         """Start a round: all lanes but the explorers play the arm to be scored, by what is known of earlier rounds.
 
-        While nothing is known that is ``favourite_arm``, training's. Explorers keep the bandit informed: they play what
-        it selects and training's favourite, for training has fresh returns of every policy, this bandit few.
+        While nothing is known that is ``favourite_arm``, training's; so it is where the arm has got worse since, by
+        ``training_means`` [N], the mean returns of training's newest episodes. Explorers keep the bandit informed: they
+        play what it selects and training's favourite, for training has fresh returns of every policy, this bandit few.
         """
-        self.scored_arm = self._choose_scored_arm(favourite_arm)
+        self.scored_arm = favourite_arm
+        if self._policy_index is not None:
+            self.scored_arm = self._policy_index
+        elif (best := best_arm(self.bandit, self.num_lanes, training_means)) is not None:
+            self.scored_arm = best
         arms = [self.scored_arm] * (self.num_lanes - self._explorers)
         in_flight = np.bincount(arms, minlength=self.bandit.num_arms)
         for explorer in range(self._explorers):
@@ -127,12 +132,6 @@ class Evaluator:
             in_flight[arms[-1]] += 1
         self._rounds += 1
         self.begin_with(arms)
-
-    def _choose_scored_arm(self, favourite_arm: int) -> int:
-        if self._policy_index is not None:
-            return self._policy_index
-        best = best_arm(self.bandit, self.num_lanes)
-        return favourite_arm if best is None else best
 
     def begin_with(self, arms: list[int]) -> None:
         """Start a round in which lane l plays policy ``arms[l]``."""
@@ -211,6 +210,14 @@ def lanes_of(evaluation: EvaluationConfig, num_policies: int) -> int:
     return max(evaluation.episodes, 2) if explores(evaluation, num_policies) else evaluation.episodes
 
 
-def best_arm(bandit: SlidingWindowUCB, num_lanes: int) -> int | None:
-    """The arm that an evaluator of ``num_lanes`` lanes with this bandit scores next; None while it knows nothing."""
-    return bandit.lately_best_arm(half_life=HALF_LIFE_ROUNDS * num_lanes)
+def best_arm(bandit: SlidingWindowUCB, num_lanes: int, training_means: np.ndarray | None = None) -> int | None:
+    """The arm that an evaluator of ``num_lanes`` lanes with this bandit scores next.
+
+    None where training's favourite is the better choice: while nothing is known, and where the arm lies in the lower
+    half of the range of ``training_means`` [N] (NaN: not played), which are fresher than any round.
+    """
+    best = bandit.lately_best_arm(half_life=HALF_LIFE_ROUNDS * num_lanes)
+    if best is None or training_means is None or not np.isfinite(training_means[best]):
+        return best
+    middle = (np.nanmin(training_means) + np.nanmax(training_means)) / 2
+    return None if training_means[best] < middle else best

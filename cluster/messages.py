@@ -113,7 +113,8 @@ class UpdateReply:
 class EvaluationRequest:
     """Advance the evaluator by ``max_steps`` steps.
 
-    If a round begins with it: ``favourite_arm`` is training's, ``running_state`` one of its workers'.
+    If a round begins with it: ``favourite_arm`` is training's, ``training_means`` [N] are the mean returns of its
+    newest episodes by arm, ``running_state`` is one of its workers'.
     """
 
     max_steps: int
@@ -122,6 +123,7 @@ class EvaluationRequest:
     weights_version: int
     weights: WeightsPort
     running_state: dict[str, Any] | None = None
+    training_means: np.ndarray | None = None
 
 
 @dataclass

@@ -91,15 +91,15 @@ def _greedy_arm(config: TrainConfig, supervisor: dict[str, Any]) -> int:
     evaluation, arms = config.evaluation, config.family.num_policies
     if evaluation.policy_index is not None:
         return evaluation.policy_index
-    if supervisor["evaluator_bandit"] is not None:
-        bandit = SlidingWindowUCB(arms, evaluation.bandit_window, 0.0, 0.0, np.random.default_rng(0))
-        bandit.load_state_dict(supervisor["evaluator_bandit"])
-        best = best_arm(bandit, lanes_of(evaluation, arms))
-        if best is not None:
-            return best
     saved = supervisor["meta_controller"]
     meta = MetaController(config.bandit, arms, len(saved["demand"]), config.seed)
     meta.load_state_dict(saved)
+    if supervisor["evaluator_bandit"] is not None:
+        bandit = SlidingWindowUCB(arms, evaluation.bandit_window, 0.0, 0.0, np.random.default_rng(0))
+        bandit.load_state_dict(supervisor["evaluator_bandit"])
+        best = best_arm(bandit, lanes_of(evaluation, arms), meta.means)
+        if best is not None:
+            return best
     return meta.favourite_arm()
 
 

@@ -272,7 +272,7 @@ class EvaluatorService:
         if request.begin:
             _pull(evaluator, request.weights, request.weights_version)
             evaluator.set_moments(request.running_state)
-            evaluator.begin(request.favourite_arm)
+            evaluator.begin(request.favourite_arm, request.training_means)
         episodes = evaluator.play(request.max_steps)
         return EvaluationReply(
             episodes=episodes,

@@ -228,6 +228,7 @@ class Supervisor:
             self.fleet.weights,
             # Whichever worker it is, these are training's moments.
             self._running_states[min(self._running_states)] if begin and self._running_states else None,
+            self.meta_controller.means if begin else None,
         )
         self.fleet.submit_evaluation(request)
         self._busy.add(("evaluator", 0))

@@ -81,7 +81,7 @@ def test_an_environment_named_on_the_command_line_is_trusted(strangers_run: Path
 
 def test_a_resumed_run_joins_no_cluster_that_was_not_named(strangers_run: Path) -> None:
     config = json.loads((strangers_run / "config.json").read_text()) | {"env": "CartPole-v1"}
-    config["cluster"]["address"] = "203.0.113.7:6379"
+    config["cluster"]["address"], config["serial"] = "203.0.113.7:6379", False
     (strangers_run / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"add --cluster\.address"):
         parse_train(["--resume", str(strangers_run)])
