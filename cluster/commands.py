@@ -43,6 +43,7 @@ from replay.whole_files import write_whole
 if TYPE_CHECKING:
     from cluster.ray_session import RaySession
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 VERSIONED = ("torch", "ray", "gymnasium", "ale-py", "numpy", "tensorboard", "zstandard", "tyro", "rich")
 
 
@@ -201,16 +202,21 @@ def _default_run_dir(config: TrainConfig, preset: str) -> Path:
 
 
 def _stop_on_signals(supervisor: Supervisor) -> None:
-    """The first Ctrl-C or SIGTERM asks for a clean stop, a second Ctrl-C stops at once."""
+    """The first Ctrl-C, SIGTERM or SIGHUP asks for a clean stop, a second one stops at once.
+
+    A SIGHUP that is ignored (nohup) stays so.
+    """
+    ours = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
     def stop(number: int, frame: Any) -> None:
         name = signal.Signals(number).name
         supervisor.request_stop(name)
+        for other in ours:
+            signal.signal(other, signal.default_int_handler)
         supervisor.telemetry.note(f"{name}: writing a checkpoint; once more to stop without", supervisor.env_frames)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    for number in ours:
+        signal.signal(number, stop)
 
 
 def _json_text(config: TrainConfig) -> str:
