@@ -43,7 +43,7 @@ class EnvironmentConfig:
     """How environments are made (Agent57 appendix). All but the last two fields concern Atari only."""
 
     full_action_set: bool = True
-    """Atari: all 18 actions; otherwise the game's minimal set."""
+    """Atari: all 18 actions (9 in Skiing, whose emulator takes no more); otherwise the game's minimal set."""
     frame_skip: Annotated[int, Range(at_least=1, at_most=1000)] = 4
     """Atari: emulator frames per action; the observation is the maximum of the last two."""
     noop_max: Annotated[int, Range(at_least=0, at_most=10_000)] = 30

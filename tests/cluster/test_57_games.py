@@ -32,7 +32,8 @@ def test_a_game_starts_learns_is_saved_resumed_and_evaluated(game: str, tmp_path
     start = ["--env", env_id(game), "--run-dir", str(run_dir), "--max-env-frames", str(first), *FLAGS]
     assert launch.main(["train", *start]) == 0
     before = load_agent(run_dir, pytest.fail)
-    assert before.spec.num_actions == 18
+    # The emulator takes 9 in Skiing, which has no button.
+    assert before.spec.num_actions == (9 if game == "skiing" else 18)
     assert before.env_frames >= first
     assert before.updates >= UPDATES
     assert all(weights.isfinite().all() for weights in before.networks.state_dict().values())
