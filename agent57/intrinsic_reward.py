@@ -171,8 +171,11 @@ class EpisodicMemory:
         self._entries.numpy()[:, :, : saved.shape[2]] = saved.numpy()
         for name in self._SMALL:
             setattr(self, f"_{name}", state[name].numpy().copy())
-        present = np.arange(self._entries.shape[2]) < self.sizes[:, None]
-        self._squared_norms = torch.where(torch.from_numpy(present), self._entries.square().sum(1), torch.inf)
+        self._squared_norms = torch.full((len(self._lane_range), self._entries.shape[2]), torch.inf)
+        # Summed as in `_append`, in whose order alone every last bit is the same again.
+        norms = np.square(saved.transpose(1, 2).numpy()).sum(2)
+        present = np.arange(saved.shape[2]) < self.sizes[:, None]
+        self._squared_norms.numpy()[:, : saved.shape[2]] = np.where(present, norms, np.inf)
 
 
 def _smallest(scores: Tensor, k: int, groups: int) -> tuple[Tensor, Tensor]:

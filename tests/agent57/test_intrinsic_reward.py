@@ -498,3 +498,17 @@ def test_a_memory_that_grew_in_inference_mode_can_be_restored_outside() -> None:
     other.load_state_dict(memory.state_dict())
     memory.load_state_dict(other.state_dict())
     assert memory.sizes.tolist() == other.sizes.tolist() == [1]
+
+
+def test_a_restored_memory_goes_on_bit_for_bit() -> None:
+    rng = np.random.default_rng(0)
+    memory, restored = (EpisodicMemory(4, 700, 32) for _ in range(2))
+    for step in range(900):
+        if step in (300, 850):
+            restored.load_state_dict(memory.state_dict())
+        embeddings = rng.normal(size=(4, 32)).astype(np.float32)
+        embeddings[1] = rng.integers(3, size=32)
+        bonus = memory.bonus(embeddings)
+        if step >= 300:
+            np.testing.assert_array_equal(bonus, restored.bonus(embeddings), err_msg=f"step {step}")
+            np.testing.assert_array_equal(memory._squared_norms, restored._squared_norms)
