@@ -128,7 +128,7 @@ def _train(
     finally:
         fleet.close()
     print_plan(_summary(supervisor, why, run_dir), console, title="Summary")
-    return 0
+    return 1 if supervisor.schedule.failure else 0
 
 
 def _summary(supervisor: Supervisor, why: str, run_dir: Path) -> list[tuple[str, str]]:
@@ -149,7 +149,7 @@ def _summary(supervisor: Supervisor, why: str, run_dir: Path) -> list[tuple[str,
         ("trained", f"{supervisor.env_frames:,} environment frames, {supervisor.learner_updates:,} updates"),
         ("score", score),
         ("troubles", f"{supervisor.restarts} restarts, {telemetry.warnings} warnings"),
-        ("checkpoint", str(checkpoints[-1]) if checkpoints else "none"),
+        ("checkpoint", (str(checkpoints[-1]) if checkpoints else "none") + _unsaved(supervisor)),
         ("curves", f"tensorboard --logdir {run_dir.parent}"),
     ]
     if not checkpoints:
@@ -162,6 +162,11 @@ def _summary(supervisor: Supervisor, why: str, run_dir: Path) -> list[tuple[str,
         ("report", f"python launch.py report {run_dir}"),
         ("export", f"python launch.py export {run_dir}{trust}"),
     ]
+
+
+def _unsaved(supervisor: Supervisor) -> str:
+    why = supervisor.schedule.failure
+    return f"; what came after is lost, for the last one could not be written ({why})" if why else ""
 
 
 def _make_fleet(config: TrainConfig, topology: Topology, session: RaySession | None, run_dir: Path) -> Fleet:

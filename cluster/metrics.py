@@ -17,11 +17,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard import summary as summaries
+
+from cluster.event_file import event_file, record
+from replay.whole_files import GrowingFile
 
 METRICS_FILE = "metrics.jsonl"
 ENV_FRAMES, MINUTES = "env_frames", "minutes"
+_POSITIVE_EDGES = 1e-12 * 1.1 ** np.arange(774)
+HISTOGRAM_EDGES = [*-_POSITIVE_EDGES[::-1], 0.0, *_POSITIVE_EDGES]
+"""TensorBoard's own bins, from 1e-12 to 1e20 on both sides."""
 
 
 class MetricLog:
@@ -30,6 +35,8 @@ class MetricLog:
     Each row of the file is one call: ``{"env_frames": ..., "minutes": ..., tag: value, ...}``, minutes of wall time
     since the run began, not counting the time between a stop and its resume. Values that are not finite are
     written as they are (NaN, Infinity) and counted per tag in ``nonfinite``.
+
+    Nothing here raises when the disk is full: what has no room is left out, whole, and counted by `lost`.
     """
 
     def __init__(self, run_dir: Path, purge_from: int | None, again: tuple[str, int] | None = None) -> None:
@@ -40,6 +47,7 @@ class MetricLog:
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         self.nonfinite: Counter[str] = Counter()
+        self._lost, self._trouble = 0, ""
         path = run_dir / METRICS_FILE
         minutes_before = 0.0
         if purge_from is None and path.exists():
@@ -48,10 +56,9 @@ class MetricLog:
         if purge_from is not None:
             minutes_before = _drop_rows_beyond(path, purge_from, again)
         self._began = time.monotonic() - 60 * minutes_before
-        self._rows = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close())
+        self._rows = GrowingFile(path)
         # TensorBoard hides the steps at and beyond purge_step; those at F itself belong to the resumed run's past.
-        purge_step = None if purge_from is None else purge_from + 1
-        self._events = SummaryWriter(str(run_dir), purge_step=purge_step, flush_secs=30)
+        self._events = event_file(run_dir, None if purge_from is None else purge_from + 1)
 
     @property
     def minutes(self) -> float:
@@ -75,9 +82,9 @@ class MetricLog:
             row[tag] = float(value)
             if not math.isfinite(row[tag]):
                 self.nonfinite[tag] += 1
-            self._events.add_scalar(tag, row[tag], env_frames)
-        self._rows.write(json.dumps(row) + "\n")
-        self._rows.flush()
+        points = [Summary.Value(tag=tag, simple_value=row[tag]) for tag in values]
+        self._show(Summary(value=points), env_frames)
+        self._append(self._rows, (json.dumps(row) + "\n").encode())
 
     def histogram(self, tag: str, values: Any, env_frames: int) -> None:
         """Write the distribution of an array or list; values that are not finite are counted and left out."""
@@ -86,42 +93,55 @@ class MetricLog:
         if finite.size < array.size:
             self.nonfinite[tag] += array.size - finite.size
         if finite.size:
-            self._events.add_histogram(tag, finite, env_frames)
+            self._show(summaries.histogram(tag, finite, HISTOGRAM_EDGES), env_frames)
 
     def text(self, tag: str, markdown: str, env_frames: int) -> None:
         """Write a text for TensorBoard's Text tab: the configuration, the plan, a warning."""
-        self._events.add_text(tag, markdown, env_frames)
+        self._show(summaries.text(tag, markdown), env_frames)
 
     def image(self, tag: str, pixels: np.ndarray, env_frames: int) -> None:
         """Write a picture, uint8 RGB [H, W, 3]."""
-        self._events.add_image(tag, pixels, env_frames, dataformats="HWC")
+        self._show(summaries.image(tag, pixels, dataformats="HWC"), env_frames)
 
     def animation(self, tag: str, encoded: bytes, height: int, width: int, env_frames: int) -> None:
         """Write an animated GIF; it moves on TensorBoard's Images page."""
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
-        self._events.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), env_frames)
+        self._show(Summary(value=[Summary.Value(tag=tag, image=image)]), env_frames)
 
     def layout(self, chapters: dict[str, dict[str, list]]) -> None:
         """Arrange the Custom Scalars page."""
-        self._events.add_custom_scalars(chapters)
+        self._show(summaries.custom_scalars(chapters))
 
     def hyperparameters(self, values: Mapping[str, bool | int | float | str], score_tags: Iterable[str]) -> None:
         """Make this run a row of the HParams page: ``values`` beside the newest value of each of ``score_tags``.
 
         ``SummaryWriter.add_hparams`` would open a run of its own for that.
         """
-        for summary in hparams(dict(values), dict.fromkeys(score_tags, 0.0)):
-            self._events.file_writer.add_summary(summary)
+        for summary in summaries.hparams(dict(values), dict.fromkeys(score_tags, 0.0)):
+            self._show(summary)
+
+    def lost(self) -> tuple[int, str]:
+        """(pieces that had no room since this was last asked, why the newest of them had none)."""
+        lost, self._lost = self._lost, 0
+        return lost, self._trouble
 
     def flush(self) -> None:
-        """Wait until everything written so far has been handed to the operating system."""
-        self._events.flush()
-        self._rows.flush()
+        """Nothing is left to do: every piece is handed to the operating system at once."""
 
     def close(self) -> None:
-        """Flush and release both files; the log cannot be used afterwards."""
+        """Release both files; the log cannot be used afterwards."""
         self._events.close()
         self._rows.close()
+
+    def _show(self, summary: Summary, env_frames: int = 0) -> None:
+        self._append(self._events, record(summary, env_frames))
+
+    def _append(self, file: GrowingFile, piece: bytes) -> None:
+        try:
+            file.append(piece)
+        except OSError as error:
+            self._lost += 1
+            self._trouble = error.strerror or str(error)
 
 
 class MetricSeries(NamedTuple):
@@ -148,15 +168,20 @@ def read_metrics(run_dir: Path) -> dict[str, MetricSeries]:
 
 def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a metrics file; a line torn by a killed process, or of anything but numbers, is passed over."""
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, "rb") as file:
         for line in file:
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            numbers = isinstance(row, dict) and all(isinstance(value, int | float) for value in row.values())
-            if numbers and ENV_FRAMES in row and MINUTES in row and 0 <= row[ENV_FRAMES] < 2**63:
+            row = _row_of(line)
+            if row is not None:
                 yield row
+
+
+def _row_of(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    numbers = isinstance(row, dict) and all(isinstance(value, int | float) for value in row.values())
+    return row if numbers and ENV_FRAMES in row and MINUTES in row and 0 <= row[ENV_FRAMES] < 2**63 else None
 
 
 def _drop_rows_beyond(path: Path, env_frames: int, again: tuple[str, int] | None) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 
 from actors.running_state import for_workers
 from cluster.checkpoint import Checkpoints, load_tree, restoring, save_tree
+from cluster.checkpoint_schedule import CheckpointSchedule
 from cluster.config import TrainConfig
 from cluster.errors import ActingStopped, TrainingStopped, one_line
 from cluster.fleet import Fleet
@@ -39,8 +40,6 @@ from replay.rate_limiter import RateLimiter
 
 EVALUATION_STEPS = 100
 """Steps of one request to the evaluator."""
-RETRY_SECONDS = 60.0
-"""Until the next attempt, after a checkpoint could not be written."""
 LAST_WAIT_SECONDS = 15.0
 """For a process that is being replaced when the run is to stop; well within the usual grace of 30 s."""
 NODES_SECONDS = 5.0
@@ -58,6 +57,7 @@ class Supervisor:
         self.config, self.topology, self.fleet = config, topology, fleet
         self.frames_per_step = frames_per_step
         self.checkpoints = Checkpoints(run_dir, config.checkpoint.keep)
+        self.schedule = CheckpointSchedule(run_dir, 60 * config.checkpoint.period_minutes)
         self.meta_controller = MetaController(
             config.bandit, config.family.num_policies, topology.total_lanes, config.seed
         )
@@ -76,7 +76,6 @@ class Supervisor:
         self._busy: set[ProcessId] = set()
         self._evaluating = False
         self._restarts = Restarts(config.cluster.max_restarts, 60 * config.cluster.restart_window_minutes, run_dir)
-        self._log_failed = False
         self._leaving: set[ProcessId] = set()
         self._nodes_checked = 0.0
         self._waiting = self._waiting_told = 0
@@ -123,18 +122,15 @@ class Supervisor:
         self.telemetry.open(self.env_frames if resume_from is not None else None, self._evaluating)
         for title, markdown in self._texts.items():
             self.telemetry.describe(title, markdown)
-        next_checkpoint = time.monotonic() + 60 * self.config.checkpoint.period_minutes
         try:
             while not self._should_stop():
                 self._restart_due()
                 self._watch_places()
                 self._dispatch()
                 self._handle_replies()
-                self._show()
-                if self.fleet.can_save and (self._preempted() or time.monotonic() > next_checkpoint):
-                    period = 60 * self.config.checkpoint.period_minutes
-                    written = self.save_checkpoint()
-                    next_checkpoint = time.monotonic() + (period if written else min(period, RETRY_SECONDS))
+                self.telemetry.tick(self)
+                if self.fleet.can_save and (self._preempted() or self.schedule.due()):
+                    self.save_checkpoint()
             if self.env_steps > began_at:
                 self._await_writers()
             self.save_checkpoint()
@@ -144,17 +140,6 @@ class Supervisor:
         finally:
             self.telemetry.close(self)
         return self._stop_requested
-
-    def _show(self) -> None:
-        """Logs and status line; a disk that is full costs log points, not the run."""
-        try:
-            self.telemetry.tick(self)
-        except OSError as error:
-            if not self._log_failed:
-                self.telemetry.note(f"the log could not be written: {one_line(error)}", self.env_frames)
-            self._log_failed = True
-        else:
-            self._log_failed = False
 
     def _should_stop(self) -> bool:
         config = self.config
@@ -380,9 +365,12 @@ class Supervisor:
         except Exception as error:
             if self.fleet.exact_resume and not isinstance(error, OSError):
                 raise
-            self.telemetry.note(f"the checkpoint could not be written: {one_line(error)}", self.env_frames)
-            return False
-        return True
+            told, written = self.schedule.failed(error), False
+        else:
+            told, written = self.schedule.written(), True
+        if told:
+            self.telemetry.note(told, self.env_frames)
+        return written
 
     def _await_writers(self) -> None:
         """Give learners and shards that are being replaced a moment to come back, for the last checkpoint's sake."""

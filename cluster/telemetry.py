@@ -59,6 +59,7 @@ class Telemetry:
         self._at_last_log = (0, 0)
         self._rates = (0.0, 0.0)
         self._log_points = 0
+        self._unwritten = 0
         self._game = game_of(config.env)
         self._health = HealthWatch(config)
         self._arm_history = ArmHistory(config.family.num_policies)
@@ -264,8 +265,18 @@ class Telemetry:
             self._write_histograms(supervisor, frames)
             if _grown(frames, self._pictured_at):
                 self._write_pictures(frames)
-        self._log.flush()
+        self._tell_of_disk(frames)
         self._log_points += 1
+
+    def _tell_of_disk(self, frames: int) -> None:
+        """Say once when the log has no room any more, and once when it has again."""
+        assert self._log is not None
+        lost, why = self._log.lost()
+        before, self._unwritten = self._unwritten, self._unwritten + lost if lost else 0
+        if lost and not before:
+            self.note(f"the log cannot be written ({why}): the run goes on without it", frames)
+        elif before and not lost:
+            self.note(f"the log is written again; {before} of its entries are missing", frames)
 
     def _write_histograms(self, supervisor: Supervisor, frames: int) -> None:
         assert self._log is not None

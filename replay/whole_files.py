@@ -1,10 +1,11 @@
 """Writing files so that a full disk, a kill or a power cut leaves no half of one.
 
-`write_whole` is for files that are rewritten: configurations, reports, tables, policies.
+`write_whole` is for files that are rewritten: configurations, reports, tables, policies. `GrowingFile` is for logs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -32,6 +33,51 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+class GrowingFile:
+    """A file that grows by whole pieces: of one for which the disk has no room, nothing stays.
+
+    Made when the first piece comes, with ``head`` before it. Every piece is handed to the system at once, so a kill
+    loses none.
+    """
+
+    def __init__(self, path: Path, head: bytes = b"") -> None:
+        self.path, self._head = path, head
+        self._descriptor = -1
+        self._end = 0
+        self._torn = False
+
+    def append(self, piece: bytes) -> None:
+        """Add ``piece``; OSError if it could not be written, after which others may be tried."""
+        if self._descriptor < 0:
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._end = os.fstat(self._descriptor).st_size
+        self._cut()
+        left = memoryview(piece if self._end else self._head + piece)
+        size = len(left)
+        self._torn = True
+        try:
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._cut()
+            raise
+        self._torn = False
+        self._end += size
+
+    def _cut(self) -> None:
+        if self._torn:
+            os.ftruncate(self._descriptor, self._end)
+            self._torn = False
+
+    def close(self) -> None:
+        """Release the file; harmless when called twice, and whatever the disk says."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def sync(path: Path) -> None:
