@@ -93,7 +93,7 @@ IDLE = (
     Idle(
         "with --family.num-policies 1, which leaves nothing to choose",
         lambda config: config.family.num_policies == 1,
-        (*BANDIT, *EVALUATORS_BANDIT, "family.beta_max", "family.gamma_min"),
+        (*BANDIT, *EVALUATORS_BANDIT),
     ),
     Idle(
         "with --family.num-policies below 10, where gamma-max and gamma-min alone span the ladder",
@@ -139,11 +139,6 @@ IDLE = (
         "with --intrinsic.novelty none, which computes and trains neither embedding nor RND",
         lambda config: config.intrinsic.novelty == "none",
         (*EMBEDDING, *EMBEDDING_TRAINING, "learner.auxiliary_steps", "loss.normalize_intrinsic"),
-    ),
-    Idle(
-        "with --intrinsic.embedding random, which is not trained",
-        lambda config: config.intrinsic.embedding == "random",
-        EMBEDDING_TRAINING,
     ),
 )
 

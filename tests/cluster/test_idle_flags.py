@@ -32,7 +32,7 @@ REFUSED = {
         ["--bandit.assignment", "per_lane", "--bandit.epsilon", "0.1"],
         "--bandit.epsilon has no effect with --bandit.assignment per_lane",
     ),
-    "one policy": (["--family.num-policies", "1", "--family.beta-max", "0.1"], "--family.beta-max"),
+    "one policy": (["--family.num-policies", "1", "--bandit.ucb-bonus", "0.1"], "--bandit.ucb-bonus"),
     "a short ladder": (["--family.num-policies", "8", "--family.gamma-mid", "0.98"], "below 10"),
     "rounds that are off": (["--evaluation.period-env-frames", "0", "--evaluation.episodes", "9"], "evaluation off"),
     "one evaluated policy": (["--evaluation.policy-index", "0", "--evaluation.bandit-window", "9"], "bandit-window"),
@@ -46,7 +46,6 @@ REFUSED = {
         ["--intrinsic.novelty", "none", "--family.beta-max", "0", "--network.embedding-size", "8"],
         "neither embedding nor RND",
     ),
-    "an untrained embedding": (["--intrinsic.embedding", "random", "--learner.embedding-l2", "0.1"], "not trained"),
 }  # fmt: skip
 
 
