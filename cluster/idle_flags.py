@@ -37,7 +37,6 @@ EPISODIC = tuple(
     f"intrinsic.{name}"
     for name in (
         "num_neighbours",
-        "young_memory",
         "memory_capacity",
         "kernel_epsilon",
         "cluster_distance",
