@@ -26,6 +26,7 @@ from actors.lanes import LaneStep
 from actors.rollout import Episode
 from agent57.networks import flatten_weights
 from agent57.policy_family import PolicyFamily
+from cluster.checkpoint import restoring
 from cluster.command_line import CommandParser, add_trust, whole
 from cluster.console import print_plan, say
 from cluster.errors import UserError
@@ -116,7 +117,8 @@ def make_evaluator(agent: SavedAgent, seed: int, num_lanes: int, render: bool = 
         num_lanes=num_lanes,
         render=render,
     )
-    evaluator.set_moments(agent.running_state)
+    with restoring(agent.checkpoint):
+        evaluator.set_moments(agent.running_state)
     evaluator.set_weights(agent.updates, flatten_weights(agent.networks))
     return evaluator
 

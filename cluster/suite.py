@@ -22,6 +22,8 @@ from typing import Any
 from rich.console import Console
 
 from actors.atari_scores import RANDOM_AND_HUMAN_SCORES
+from actors.supported_spaces import UnsupportedEnvironment
+from actors.trial import try_environment
 from cluster.checkpoint import Checkpoints, frames_of
 from cluster.command_line import CommandParser, parse_train, whole
 from cluster.console import format_duration, print_plan, say
@@ -76,6 +78,10 @@ def run(arguments: list[str]) -> int:
     if not parsed.config.max_env_frames:
         raise UserError("--max-env-frames is needed: without it the suite's first run never ends.")
     games = _chosen(options.suite, options.games)
+    try:
+        try_environment(env_id(games[0]), parsed.config.environment)
+    except UnsupportedEnvironment as error:
+        raise UserError(str(error)) from None
     folder: Path = options.folder or Path("runs") / f"{options.suite}-{parsed.preset}"
     console = Console()
     with owning(folder, functools.partial(say, console)):

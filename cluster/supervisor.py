@@ -82,7 +82,6 @@ class Supervisor:
         self._waiting_since = 0.0
         self._stop_requested = ""
         self._texts: dict[str, str] = {}
-        self._trains = False
         self.telemetry = Telemetry(config, topology, run_dir)
 
     @property
@@ -145,7 +144,7 @@ class Supervisor:
         config = self.config
         if config.max_env_frames and self.env_frames >= config.max_env_frames:
             self.request_stop(f"reached {config.max_env_frames:,} environment frames")
-        elif config.max_minutes and self._trains and self.telemetry.session_minutes >= config.max_minutes:
+        elif config.max_minutes and self.telemetry.session_minutes >= config.max_minutes:
             self.request_stop(f"reached {config.max_minutes:g} minutes")
         return bool(self._stop_requested)
 
@@ -160,8 +159,7 @@ class Supervisor:
         evaluation_due = self._evaluating or self.env_frames >= self._next_evaluation
         if self.config.evaluation.period_env_frames and evaluation_due and self._is_idle(("evaluator", 0)):
             self._dispatch_evaluation()
-        if self._busy and not self._trains:
-            self._trains = True
+        if self._busy:
             self.telemetry.start_clock()
 
     def _is_idle(self, process: ProcessId) -> bool:

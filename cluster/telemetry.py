@@ -55,7 +55,8 @@ class Telemetry:
         self._means = MeanAccumulator()
         self._log: MetricLog | None = None
         self._status = StatusLine()
-        self._began = self._logged_at = time.monotonic()
+        self._began: float | None = None
+        self._logged_at = time.monotonic()
         self._at_last_log = (0, 0)
         self._rates = (0.0, 0.0)
         self._log_points = 0
@@ -84,8 +85,8 @@ class Telemetry:
 
     @property
     def session_minutes(self) -> float:
-        """Minutes since this session of the run began."""
-        return (time.monotonic() - self._began) / 60
+        """Minutes that this session of the run has trained."""
+        return 0.0 if self._began is None else (time.monotonic() - self._began) / 60
 
     def open(self, resumed_at: int | None, round_goes_on: bool = False) -> None:
         """Begin logging; ``resumed_at`` are the frames at which an earlier session left off.
@@ -98,13 +99,14 @@ class Telemetry:
         self._round_began = (self._round_began[0], self._log.minutes)
         self._log.layout(custom_scalars())
         self._log.hyperparameters(hyperparameters(self.config), COMPARED)
-        self._began = self._logged_at = time.monotonic()
+        self._logged_at = time.monotonic()
         if resumed_at is not None:
             self.note(f"resumed at {resumed_at:,} environment frames", resumed_at)
 
     def start_clock(self) -> None:
         """Count the session's minutes from now on, when the first process is ready."""
-        self._began = self._logged_at = time.monotonic()
+        if self._began is None:
+            self._began = self._logged_at = time.monotonic()
 
     def describe(self, title: str, markdown: str) -> None:
         """Put a text (config, plan, versions) into TensorBoard."""
@@ -322,7 +324,7 @@ class Telemetry:
     def _fields(self, supervisor: Supervisor) -> StatusFields:
         arm = supervisor.meta_controller.favourite_arm() if supervisor.meta_controller.counts.any() else None
         return StatusFields(
-            elapsed_seconds=time.monotonic() - self._began,
+            elapsed_seconds=60 * self.session_minutes,
             env_frames=supervisor.env_frames,
             env_frames_wanted=self.config.max_env_frames or None,
             seconds_wanted=60 * self.config.max_minutes or None,

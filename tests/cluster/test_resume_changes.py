@@ -104,3 +104,29 @@ def test_the_environment_cannot_change_but_its_limits_may() -> None:
         other = dataclasses.replace(config, environment=dataclasses.replace(config.environment, **changes))
         with pytest.raises(UserError, match=r"--environment\.[a-z-]+ cannot change over a resume \(the run has "):
             refuse_other_agent(config, other)
+
+
+def test_minutes_count_from_the_first_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from the start of Ray, after which a run of a minute could be over before it began."""
+    from cluster.serial_fleet import SerialFleet
+
+    waits = iter(range(8))
+    # Nothing is ready for a few turns of the loop, each longer than the run may take.
+    monkeypatch.setattr(SerialFleet, "ready", lambda *_: next(waits, None) is None)
+    monkeypatch.setattr(SerialFleet, "replay_ready", True)
+    config = dataclasses.replace(tiny_config(), run_dir=str(tmp_path / "run"), max_minutes=1e-9)
+    assert train(config, "smoke", None) == 0
+    assert int(Checkpoints(tmp_path / "run", 9).latest_or_error(pytest.fail).name) > 0
+
+
+def test_a_summary_offers_only_what_can_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cluster.supervisor import Supervisor
+
+    monkeypatch.setattr(Supervisor, "save_checkpoint", lambda self: False)
+    run(tiny_config(), 200, tmp_path / "run", resume=False)
+    shown = capsys.readouterr().out
+    assert "cannot go on" in shown
+    assert "--resume" not in shown
+    assert "launch.py eval" not in shown

@@ -109,6 +109,7 @@ def test_a_damaged_suite_file_is_one_sentence(text: str, tmp_path: Path, capsys:
         "eval {run} --video a.avi",
         "suite atari5 --seeds 9999999999 --max-env-frames 9",
         "suite atari5 --parallel 0 --max-env-frames 9",
+        "suite atari5 --max-env-frames 9 --environment.arguments size=9",
         "train --env CartPole-v1 --preset smoke --serial --replay.max-gb 1e-9",
         "train --env CartPole-v1 --preset smoke --serial --network.lstm-size 8192 --replay.max-gb 1000000",
     ],
