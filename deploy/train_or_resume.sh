@@ -20,12 +20,30 @@ mkdir -p "$(dirname "$run_dir")"
 # exec, below, keeps the process id.
 echo $$ > "$run_dir.pid"
 
-if compgen -G "$run_dir/checkpoints/*/manifest.json" > /dev/null; then
+# Whether the folder, whose name may hold characters of patterns, has a checkpoint.
+resumable() {
+    local manifest
+    for manifest in "$run_dir"/checkpoints/*/manifest.json; do
+        if [ -e "$manifest" ]; then return 0; fi
+    done
+    return 1
+}
+
+# A resumed run imports the environment's module only if it is named.
+trust() {
+    case $1 in
+        *:*) flags+=(--trust-modules "${1%:*}") ;;
+    esac
+}
+
+if resumable; then
     flags=()
     while [ $# -gt 0 ]; do
         case $1 in
-            --preset | --env | --resume | --run-dir) [ $# -eq 1 ] || shift ;;
-            --preset=* | --env=* | --resume=* | --run-dir=*) ;;
+            --env) [ $# -eq 1 ] || { shift; trust "$1"; } ;;
+            --env=*) trust "${1#--env=}" ;;
+            --preset | --resume | --run-dir) [ $# -eq 1 ] || shift ;;
+            --preset=* | --resume=* | --run-dir=*) ;;
             *) flags+=("$1") ;;
         esac
         shift

@@ -266,6 +266,17 @@ def test_a_run_with_a_checkpoint_is_resumed_without_what_only_a_new_one_takes(pl
     assert place.recorded("python") == resumed[:4]
 
 
+@pytest.mark.parametrize("name", ["lr[1e-4]", "two words", "all*", "what?", "-dash", "back\\slash"])
+def test_a_folder_of_any_name_is_resumed_and_its_own_module_trusted(place: Place, name: str) -> None:
+    checkpoint = place.path / "runs" / name / "checkpoints" / "000000400000"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    resumed = ["launch.py", "train", "--resume", f"runs/{name}", "--trust-modules", "my.module"]
+    for flags in (["--env", "my.module:Maze-v0"], ["--env=my.module:Maze-v0"]):
+        assert place.run("deploy/train_or_resume.sh", f"runs/{name}", *flags)[0] == 0
+        assert place.recorded("python") == resumed
+
+
 def test_a_run_that_broke_off_before_its_first_checkpoint_is_moved_aside(place: Place) -> None:
     half_written = place.path / "runs/pong/checkpoints/.tmp-1"
     half_written.mkdir(parents=True)
