@@ -31,7 +31,6 @@ from benchmarks.measure import Figure, report
 from benchmarks.process_cpu import children_named, cpu_seconds, private_bytes
 from benchmarks.recorded_traffic import RecordedTraffic, record_traffic
 from cluster.config import TrainConfig
-from cluster.messages import RolloutReply
 from cluster.presets import PAPER
 from cluster.ray_environment import prepare_ray_environment
 from cluster.supervisor import Supervisor
@@ -174,15 +173,15 @@ def _stage(supervisor: Supervisor, fleet: SimulatedFleet, seconds: float) -> Sta
 
 
 def _noted_lags(supervisor: Supervisor) -> list[int]:
-    """A list that gets the lag of every reply of a worker from now on."""
+    """A list that gets the lag of every request to a worker from now on."""
     lags: list[int] = []
-    rolled_out = supervisor.telemetry.rolled_out
+    lagged = supervisor.telemetry.lagged
 
-    def noted(worker: int, reply: RolloutReply, lag: int) -> None:
-        lags.append(lag)
-        rolled_out(worker, reply, lag)
+    def noted(updates: int, env_steps: int) -> None:
+        lags.append(updates)
+        lagged(updates, env_steps)
 
-    supervisor.telemetry.rolled_out = noted  # type: ignore[method-assign]
+    supervisor.telemetry.lagged = noted  # type: ignore[method-assign]
     return lags
 
 
