@@ -320,7 +320,7 @@ class SimulatedLearnerProcess(LearnerProcess):
     """The real learner process around a `PacedLearner`, with its calls to the replay timed."""
 
     def __init__(self, config: TrainConfig, traffic: RecordedTraffic, update_seconds: float) -> None:
-        super().__init__(config, threads=1, device="cpu", rank=0, num_ranks=1)
+        super().__init__(config, threads=1, device="cpu", rank=0, num_ranks=1, life=0)
         self._traffic, self._update_seconds = traffic, update_seconds
         self._timings: list[Timing] = []
 
