@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -34,6 +35,7 @@ from cluster.console import format_duration, print_plan, say
 from cluster.doctor import check_temporary_folder
 from cluster.errors import UserError
 from cluster.fleet import Fleet
+from cluster.metrics import plain
 from cluster.resumed import refuse_other_agent
 from cluster.run_folder import CONFIG_FILE, VERSIONS_FILE, new_folder, owning, refuse_used
 from cluster.supervisor import Supervisor
@@ -150,17 +152,18 @@ def _summary(supervisor: Supervisor, why: str, run_dir: Path) -> list[tuple[str,
         ("score", score),
         ("troubles", f"{supervisor.restarts} restarts, {telemetry.warnings} warnings"),
         ("checkpoint", (str(checkpoints[-1]) if checkpoints else "none") + _unsaved(supervisor)),
-        ("curves", f"tensorboard --logdir {run_dir.parent}"),
+        ("curves", f"tensorboard --logdir {shlex.quote(str(run_dir.parent))}"),
     ]
     if not checkpoints:
         return [*rows, ("begin anew", "without a checkpoint, this run cannot go on or be played")]
+    folder = shlex.quote(str(run_dir))
     return [
         *rows,
-        ("go on", f"python launch.py train --resume {run_dir}{trust}"),
-        ("evaluate", f"python launch.py eval {run_dir} --episodes 30{trust}"),
-        ("watch", f"python launch.py eval {run_dir} --video {run_dir / 'episode.mp4'}{trust}"),
-        ("report", f"python launch.py report {run_dir}"),
-        ("export", f"python launch.py export {run_dir}{trust}"),
+        ("go on", f"python launch.py train --resume {folder}{trust}"),
+        ("evaluate", f"python launch.py eval {folder} --episodes 30{trust}"),
+        ("watch", f"python launch.py eval {folder} --video {shlex.quote(str(run_dir / 'episode.mp4'))}{trust}"),
+        ("report", f"python launch.py report {folder}"),
+        ("export", f"python launch.py export {folder}{trust}"),
     ]
 
 
@@ -229,7 +232,7 @@ def _json_text(config: TrainConfig) -> str:
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {plain(value)} |" for name, value in rows)])
 
 
 def run_train(arguments: list[str]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -142,6 +143,11 @@ class MetricLog:
         except OSError as error:
             self._lost += 1
             self._trouble = error.strerror or str(error)
+
+
+def plain(text: str) -> str:
+    """Markdown that shows ``text`` as it is, also in a cell of a table: no markup of its own, no line breaks."""
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
 
 
 class MetricSeries(NamedTuple):

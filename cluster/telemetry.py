@@ -25,7 +25,7 @@ from cluster.health import HealthWatch
 from cluster.lasting_output import output_lost
 from cluster.mean_accumulator import MeanAccumulator
 from cluster.messages import EvaluationReply, RolloutReply, UpdateReply
-from cluster.metrics import MetricLog
+from cluster.metrics import MetricLog, plain
 from cluster.pictures import animation, heat_map, table_of_numbers
 from cluster.score import SCORE_TAG, Score
 from cluster.tensorboard_layout import COMPARED, custom_scalars, hyperparameters
@@ -117,14 +117,14 @@ class Telemetry:
         """Say something once: on the console and in TensorBoard's texts."""
         self._status.note(message)
         if self._log is not None:
-            self._log.text("run/events", message, env_frames)
+            self._log.text("run/events", plain(message), env_frames)
 
     def warn(self, message: str, env_frames: int) -> None:
         """Say that something is not well; whoever calls says it once."""
         self.warnings += 1
         self._status.note(f"warning: {message}")
         if self._log is not None:
-            self._log.text("run/warnings", message, env_frames)
+            self._log.text("run/warnings", plain(message), env_frames)
 
     # What the processes report
 

@@ -4,8 +4,9 @@
 #   bash deploy/train_or_resume.sh RUN_DIR [flags of launch.py train]
 #
 # A schedule that restarts a preempted or failed job (SLURM's requeue, RayJob's backoffLimit) then loses at most what
-# was learned since the last checkpoint. A run that broke off before its first one is moved aside and begun anew.
+# was learned since the last checkpoint. A run that broke off before its first one is begun anew in its folder.
 # --env and --preset matter only for a new run: a resumed one keeps its own configuration, other flags override it.
+# Of --env module:Id a resumed run still hears that you trust the module.
 # The process id of the training process is in RUN_DIR.pid, for whoever wants to send it a signal.
 set -euo pipefail
 
@@ -15,7 +16,7 @@ if [ $# -lt 1 ] || [ "${1#-}" != "$1" ]; then
 fi
 run_dir=${1%/}
 shift
-mkdir -p "$(dirname "$run_dir")"
+case $run_dir in */*) mkdir -p -- "${run_dir%/*}" ;; esac
 
 # exec, below, keeps the process id.
 echo $$ > "$run_dir.pid"
@@ -23,7 +24,7 @@ echo $$ > "$run_dir.pid"
 # Whether the folder, whose name may hold characters of patterns, has a checkpoint.
 resumable() {
     local manifest
-    for manifest in "$run_dir"/checkpoints/*/manifest.json; do
+    for manifest in "$run_dir"/checkpoints/{,.replaced-}[0-9]*/manifest.json; do
         if [ -e "$manifest" ]; then return 0; fi
     done
     return 1
@@ -49,8 +50,5 @@ if resumable; then
         shift
     done
     exec python launch.py train --resume "$run_dir" "${flags[@]}"
-fi
-if [ -e "$run_dir" ]; then
-    mv "$run_dir" "$run_dir.broken-off-$(date +%Y%m%d-%H%M%S)"
 fi
 exec python launch.py train --run-dir "$run_dir" "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -11,9 +12,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cluster import checkpoint_schedule
+from cluster.checkpoint import Checkpoints, frames_of
 from cluster.checkpoint_schedule import CheckpointSchedule
+from cluster.commands import train
 from cluster.metrics import METRICS_FILE, MetricLog, read_metrics
 from replay.whole_files import GrowingFile
+from tests.cluster.tiny import tiny_config
 
 
 class Disk:
@@ -96,3 +100,23 @@ def test_checkpoints_that_fail_are_told_once_and_tried_again(tmp_path: Path, mon
     assert "after 2" in schedule.written()
     assert schedule.written() == ""
     assert schedule.failure == ""
+
+
+@pytest.mark.parametrize("room_at_first", [True, False])
+def test_a_run_whose_last_checkpoint_has_no_room_says_so_and_fails(
+    room_at_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(run_dir=str(tmp_path / "run"), max_env_frames=100)
+    if room_at_first:
+        assert train(config, "smoke", None) == 0
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cluster.checkpoint._write_manifest", full)
+    config = dataclasses.replace(config, max_env_frames=200)
+    assert train(config, "smoke", tmp_path / "run" if room_at_first else None) == 1
+    told = capsys.readouterr().out
+    assert "what came after is lost, for the last one could not be written (OSError: [Errno 28] No space" in told
+    kept = Checkpoints(tmp_path / "run", 2).all()
+    assert [frames_of(path) >= 100 for path in kept] == [True] * room_at_first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
@@ -11,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from tensorboard import plugin_util
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cluster import console as console_module
 from cluster.console import StatusFields, StatusLine, format_count, format_duration, print_plan
 from cluster.mean_accumulator import MeanAccumulator
-from cluster.metrics import METRICS_FILE, MetricLog, read_metrics
+from cluster.metrics import METRICS_FILE, MetricLog, plain, read_metrics
 
 
 def events(run_dir: Path) -> EventAccumulator:
@@ -205,3 +207,13 @@ def test_plan_shows_every_row(terminal: bool) -> None:
     assert output.getvalue().count("word") == 40
     if not terminal:
         assert len(output.getvalue().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["runs/lr[1e-4](b)", "a|b", "<class 'int'>", "__init__ *args* `x`", "C:\\dir", "&lt;", "# no\n- list"]
+)
+def test_plain_text_is_shown_as_it_is_in_tensorboard(text: str) -> None:
+    shown = plugin_util.markdown_to_safe_html(f"| | |\n|---|---|\n| name | {plain(text)} |")
+    (cell,) = re.findall(r"<td>(?!name)(.*?)</td>", shown, re.DOTALL)
+    assert "<" not in cell
+    assert html.unescape(cell) == " ".join(text.split())

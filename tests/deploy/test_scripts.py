@@ -277,15 +277,37 @@ def test_a_folder_of_any_name_is_resumed_and_its_own_module_trusted(place: Place
         assert place.recorded("python") == resumed
 
 
-def test_a_run_that_broke_off_before_its_first_checkpoint_is_moved_aside(place: Place) -> None:
+ODD_NAMES = ["lr[1e-4]", "a b", "-x", "a\nb", "*", "$(touch x)", "ü{1,2}"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_name_of_a_folder_is_taken_as_it_is(place: Place, name: str) -> None:
+    run_dir = f"runs/{name}"
+    checkpoint = place.path / run_dir / "checkpoints/000000400000"
+    checkpoint.mkdir(parents=True)
+    assert place.run("deploy/train_or_resume.sh", run_dir)[0] == 0
+    assert "\n".join(place.recorded("python")) == f"launch.py\ntrain\n--run-dir\n{run_dir}"
+    (checkpoint / "manifest.json").write_text("{}")
+    assert place.run("deploy/train_or_resume.sh", run_dir)[0] == 0
+    assert "\n".join(place.recorded("python")) == f"launch.py\ntrain\n--resume\n{run_dir}"
+    assert sorted(path.name for path in (place.path / "runs").iterdir()) == sorted([name, f"{name}.pid"])
+
+
+def test_a_checkpoint_whose_replacement_was_cut_short_is_one(place: Place) -> None:
+    aside = place.path / "runs/pong/checkpoints/.replaced-000000400000"
+    aside.mkdir(parents=True)
+    (aside / "manifest.json").write_text("{}")
+    assert place.run("deploy/train_or_resume.sh", "runs/pong")[0] == 0
+    assert place.recorded("python")[2] == "--resume"
+
+
+def test_a_run_that_broke_off_before_its_first_checkpoint_is_begun_anew_in_its_folder(place: Place) -> None:
     half_written = place.path / "runs/pong/checkpoints/.tmp-1"
     half_written.mkdir(parents=True)
     (place.path / "runs/pong/config.json").write_text("{}")
     assert place.run("deploy/train_or_resume.sh", "runs/pong", *FLAGS)[0] == 0
     assert place.recorded("python")[:4] == ["launch.py", "train", "--run-dir", "runs/pong"]
-    assert not (place.path / "runs/pong").exists()
-    (aside,) = (place.path / "runs").glob("pong.broken-off-*")
-    assert (aside / "config.json").exists()
+    assert (place.path / "runs/pong/config.json").exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["--preset", "paper"]])
