@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 from cluster.config import TrainConfig
 
+LITTLE_ROOM_BYTES = 500e6
 SETTLED_UPDATES = 1000
 """Before so many updates, curves often look ill without being so."""
 PATIENCE = 6
@@ -40,6 +44,20 @@ class HealthWatch:
         new = {name: text for name, text in found.items() if name not in self._said}
         self._said |= set(new)
         return list(new.values())
+
+    def check_room(self, folders: Iterable[Path]) -> list[str]:
+        """One sentence for each of ``folders`` whose disk has got little room and was not told before."""
+        found = []
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                free = shutil.disk_usage(folder).free
+                if free < LITTLE_ROOM_BYTES and str(folder) not in self._said:
+                    self._said.add(str(folder))
+                    found.append(
+                        f"the disk of {folder} has {free / 1e6:.0f} MB left: make room before checkpoints, logs or "
+                        "Ray's processes find none"
+                    )
+        return found
 
     def _ailments(self, values: Mapping[str, float], updates: int) -> Iterator[tuple[str, str]]:
         """What may pass again by itself."""

@@ -394,6 +394,10 @@ class RayFleet:
         except (RayError, GetTimeoutError):
             return None
 
+    def temporary_folders(self) -> list[Path]:
+        """Where a private Ray keeps its sockets and logs: processes fail when it is full."""
+        return [] if self._session.temporary is None else [Path(self._session.temporary)]
+
     def memory(self) -> dict[str, int]:
         """Resident bytes of processes that do not report theirs with each reply."""
         from cluster.services import resident_bytes

@@ -39,12 +39,12 @@ class RaySession:
     """A connection to Ray; `close` ends a private one, and removes its logs, or leaves a joined one."""
 
     def __init__(self, temporary: str | None) -> None:
-        self._temporary = temporary
+        self.temporary = temporary
 
     def close(self) -> None:
         ray.shutdown()
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        if self.temporary is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def join_cluster(config: TrainConfig) -> RaySession:

@@ -202,6 +202,10 @@ class SerialFleet:
         """Priorities of all stored sequences, for a histogram."""
         return self._replay_memory.priorities()
 
+    def temporary_folders(self) -> list[Path]:
+        """Folders outside the run's that must not become full: none."""
+        return []
+
     def memory(self) -> dict[str, int]:
         """Resident bytes of processes that do not report theirs with each reply."""
         return {"all": resident_bytes()}

@@ -263,6 +263,8 @@ class Telemetry:
         self._log.scalars(values, frames)
         for warning in self._health.check(values, supervisor.learner_updates, self._log.nonfinite):
             self.warn(warning, frames)
+        for warning in self._health.check_room([self._run_dir, *supervisor.fleet.temporary_folders()]):
+            self.warn(warning, frames)
         if self._log_points % HISTOGRAM_LOGS == 0:
             self._write_histograms(supervisor, frames)
             if _grown(frames, self._pictured_at):

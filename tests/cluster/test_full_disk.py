@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,6 +16,7 @@ from cluster import checkpoint_schedule
 from cluster.checkpoint import Checkpoints, frames_of
 from cluster.checkpoint_schedule import CheckpointSchedule
 from cluster.commands import train
+from cluster.health import HealthWatch
 from cluster.metrics import METRICS_FILE, MetricLog, read_metrics
 from replay.whole_files import GrowingFile
 from tests.cluster.tiny import tiny_config
@@ -120,3 +122,12 @@ def test_a_run_whose_last_checkpoint_has_no_room_says_so_and_fails(
     assert "what came after is lost, for the last one could not be written (OSError: [Errno 28] No space" in told
     kept = Checkpoints(tmp_path / "run", 2).all()
     assert [frames_of(path) >= 100 for path in kept] == [True] * room_at_first
+
+
+def test_a_disk_with_little_room_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = HealthWatch(tiny_config())
+    assert watch.check_room([Path("/nowhere")]) == []
+    monkeypatch.setattr("cluster.health.shutil.disk_usage", lambda folder: SimpleNamespace(free=12e6))
+    (told,) = watch.check_room([tmp_path])
+    assert f"{tmp_path} has 12 MB left" in told
+    assert watch.check_room([tmp_path]) == []

@@ -55,7 +55,7 @@ def episode(arm: int, value: float, epsilon: float = 0.01) -> Episode:
 def fake_supervisor(num_policies: int) -> Any:
     """What `Telemetry` reads of a supervisor."""
     meta = SimpleNamespace(counts=np.ones(num_policies), favourite_arm=lambda: 0, refused_returns=0)
-    fleet = SimpleNamespace(memory=dict, priorities=lambda: np.array([1.0, 2.0]))
+    fleet = SimpleNamespace(memory=dict, temporary_folders=list, priorities=lambda: np.array([1.0, 2.0]))
     limiter = SimpleNamespace(ratio=1.0, started=True)
     return SimpleNamespace(
         env_frames=400, learner_updates=7, restarts=0, meta_controller=meta, fleet=fleet, limiter=limiter
