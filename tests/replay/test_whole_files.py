@@ -16,7 +16,9 @@ def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     write_whole(path, "ü")
     assert path.read_bytes() == "ü".encode()
-    write_whole(path, b"\xff")
+    with open(path, encoding="utf-8") as reader:
+        write_whole(path, b"\xff")
+        assert reader.read() == "ü", "whoever reads the old one reads it whole"
     assert path.read_bytes() == b"\xff"
     assert list(tmp_path.iterdir()) == [path]
 
