@@ -242,7 +242,9 @@ def test_the_driver_is_killed_and_resumed_with_other_numbers(tmp_path: Path) -> 
 
     sizes = "--cluster.num-workers 1 --cluster.replay-shards 3 --cluster.num-learners 1"
     until = str(state["env_steps"] + 50)
-    resumed = launch("train", "--resume", str(run_dir), *sizes.split(), "--max-env-frames", until)
+    resumed = launch(
+        "train", "--resume", str(run_dir), "--trust-modules", "tests.fakes", *sizes.split(), "--max-env-frames", until
+    )
     output = resumed.communicate(timeout=400)[0]
     assert resumed.returncode == 0, output
     assert "is damaged" in output
