@@ -5,6 +5,7 @@ A failure is told once, and so is its end; in between, attempts go on, sooner wh
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ class CheckpointSchedule:
         self._known: tuple[type, object] | None = None
         self.failures = 0
         """In a row, up to now."""
+        self._written = math.nan
         self.failure = ""
         """Why the last attempt failed, in one line; empty if it did not."""
 
@@ -57,8 +59,16 @@ class CheckpointSchedule:
     def written(self) -> str:
         """Plan the next one; returns what to tell, or "" where all was well before."""
         failures, self.failures, self.failure = self.failures, 0, ""
+        self._written = time.monotonic()
         self._next = time.monotonic() + self._period
         return f"a checkpoint was written again, after {failures} that could not be" if failures else ""
+
+    def newest(self) -> str:
+        """How old the newest checkpoint is, as a sentence."""
+        if math.isnan(self._written):
+            return "This session has written no checkpoint."
+        age = time.monotonic() - self._written
+        return f"The newest checkpoint is {f'{age:.0f} s' if age < 120 else f'{age / 60:.0f} minutes'} old."
 
     def _room(self) -> int:
         try:

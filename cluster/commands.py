@@ -13,10 +13,9 @@ import json
 import os
 import platform
 import shlex
-import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -38,6 +37,7 @@ from cluster.fleet import Fleet
 from cluster.metrics import plain
 from cluster.resumed import refuse_other_agent
 from cluster.run_folder import CONFIG_FILE, VERSIONS_FILE, new_folder, owning, refuse_used
+from cluster.stopping import StopSignals
 from cluster.supervisor import Supervisor
 from cluster.topology import Topology, plan_rows, plan_topology
 from replay.whole_files import write_whole
@@ -45,13 +45,23 @@ from replay.whole_files import write_whole
 if TYPE_CHECKING:
     from cluster.ray_session import RaySession
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 VERSIONED = ("torch", "ray", "gymnasium", "ale-py", "numpy", "tensorboard", "zstandard", "tyro", "rich")
 
 
 def train(config: TrainConfig, preset: str, resume: Path | None) -> int:
-    """Train until a limit, Ctrl-C or SIGTERM; returns the exit code. ``resume`` is a run folder to go on in."""
+    """Train until a limit, Ctrl-C, SIGTERM or SIGHUP; returns the exit code. ``resume``: a run folder to go on in."""
     console = Console()
+    with StopSignals() as signals:
+        try:
+            return _train_until_stopped(config, preset, resume, console, signals)
+        except KeyboardInterrupt:
+            say(console, f"{signals.last.name}: stopped at once, without a checkpoint.")
+            return 128 + signals.last  # as shells have it
+
+
+def _train_until_stopped(
+    config: TrainConfig, preset: str, resume: Path | None, console: Console, signals: StopSignals
+) -> int:
     tell = functools.partial(say, console)
     spec, warnings = _sequence_spec(config)
     session, topology = _plan(config, spec)
@@ -60,7 +70,7 @@ def train(config: TrainConfig, preset: str, resume: Path | None) -> int:
         made = resume is None and not config.run_dir
         run_dir = new_folder(_default_run_dir(config, preset)) if made else resume or Path(config.run_dir)
         with owning(run_dir, tell, made):
-            return _train(config, run_dir, resume is not None, console, spec, session, topology)
+            return _train(config, run_dir, resume is not None, console, spec, session, topology, signals)
     finally:
         if session is not None:
             session.close()
@@ -94,6 +104,7 @@ def _train(
     spec: SequenceSpec,
     session: RaySession | None,
     topology: Topology,
+    signals: StopSignals,
 ) -> int:
     checkpoint, checkpoints = None, Checkpoints(run_dir, config.checkpoint.keep)
     tell = functools.partial(say, console)
@@ -108,7 +119,6 @@ def _train(
     versions = {name: importlib.metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()}
 
     fleet = _make_fleet(config, topology, session, run_dir)
-    supervisor = Supervisor(config, topology, fleet, run_dir, frames_per_step(config.env, config.environment))
 
     def keep_origin() -> None:
         """Write what the run is made from, once it is up: a start that fails leaves an earlier run as it was."""
@@ -121,8 +131,8 @@ def _train(
             tell(f"{run_dir / CONFIG_FILE} keeps the flags of before: it cannot be written ({error.strerror}).")
 
     try:
-        # After the fleet: ray.init installs a SIGTERM handler of its own.
-        _stop_on_signals(supervisor)
+        supervisor = Supervisor(config, topology, fleet, run_dir, frames_per_step(config.env, config.environment))
+        signals.watch(supervisor)
         supervisor.describe_run(
             {"run/plan": _table(rows), "run/config": _json_text(config), "run/versions": _table(list(versions.items()))}
         )
@@ -207,24 +217,6 @@ def _sequence_spec(config: TrainConfig) -> tuple[SequenceSpec, list[str]]:
 def _default_run_dir(config: TrainConfig, preset: str) -> Path:
     name = config.env.replace("/", "-").replace(":", "-")
     return Path("runs") / f"{name}-{preset}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _stop_on_signals(supervisor: Supervisor) -> None:
-    """The first Ctrl-C, SIGTERM or SIGHUP asks for a clean stop, a second one stops at once.
-
-    A SIGHUP that is ignored (nohup) stays so.
-    """
-    ours = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-
-    def stop(number: int, frame: Any) -> None:
-        name = signal.Signals(number).name
-        supervisor.request_stop(name)
-        for other in ours:
-            signal.signal(other, signal.default_int_handler)
-        supervisor.telemetry.note(f"{name}: writing a checkpoint; once more to stop without", supervisor.env_frames)
-
-    for number in ours:
-        signal.signal(number, stop)
 
 
 def _json_text(config: TrainConfig) -> str:

@@ -78,6 +78,9 @@ class CheckpointConfig:
     """Minutes between two checkpoints."""
     keep: Annotated[int, Range(at_least=1, at_most=10_000)] = 2
     """Checkpoints kept; each holds the whole replay."""
+    grace_seconds: Annotated[float, Range(above=0, at_most=1e6)] = 25.0
+    """Seconds that a stop by SIGTERM, SIGHUP or Ctrl-C may take, checkpoint included; what is not saved by then is
+    lost. Choose it a little shorter than the scheduler's own, which is 30 s as a rule."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "checkpoint")

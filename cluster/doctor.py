@@ -30,8 +30,8 @@ GB = 1e9
 PYTHON_NEEDED = (3, 11)
 RAY_SECONDS = 90
 _PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
-# Ray puts sockets under TMP/ray/session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store: up to 68 characters after TMP.
-_SOCKET_PATH_LIMIT, _RAY_SOCKET_SUFFIX = 107, 68
+# Sockets are TMP/a57-XXXXXXXX/r/session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store: up to 79 characters after TMP.
+_SOCKET_PATH_LIMIT, _RAY_SOCKET_SUFFIX = 107, 79
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 _RAY_PROBE = """

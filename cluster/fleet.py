@@ -14,6 +14,7 @@ from cluster.messages import (
     UpdateRequest,
     WeightsPort,
 )
+from cluster.stopping import Grace
 
 
 class Fleet(Protocol):
@@ -23,6 +24,8 @@ class Fleet(Protocol):
     exact_resume: bool
     lives: int
     """Times that a process of this run was replaced or all were resumed: the ``life`` of those made next."""
+    grace: Grace
+    """What is left of the time for a stop; no wait of the fleet is longer."""
 
     @property
     def replay(self) -> ReplayPort: ...
@@ -52,3 +55,4 @@ class Fleet(Protocol):
     def memory(self) -> dict[str, int]: ...
     def temporary_folders(self) -> list[Path]: ...
     def close(self) -> None: ...
+    def kill(self) -> None: ...

@@ -19,10 +19,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from cluster.config import TrainConfig
-from cluster.errors import UserError, one_line
+from cluster.errors import ActingStopped, TrainingStopped, UserError, one_line
 from cluster.messages import ESSENTIAL, EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
 from cluster.places import PLACEMENT_TIMEOUT_SECONDS, Places, draining_nodes
-from cluster.ray_session import RaySession, start_private
+from cluster.ray_session import SHUTDOWN_SECONDS, RaySession, start_private
 from cluster.remotes import (
     CONCURRENCY_GROUPS,
     MAX_PENDING_CALLS,
@@ -36,6 +36,7 @@ from cluster.remotes import (
     WeightServer,
 )
 from cluster.sharded_replay import ShardedReplay
+from cluster.stopping import CLOSING_SECONDS, LAST_ANSWER_SECONDS, Grace
 from cluster.topology import Topology
 from learner.learner import TrainingDiverged
 
@@ -86,6 +87,8 @@ class RayFleet:
         self._turn = 0
         self._places = Places(topology)
         self._session = session or start_private(config, topology)
+        self.grace = Grace(config.checkpoint.grace_seconds)
+        self._told_of_lost_ray = False
 
     def begin_life(self) -> None:
         """Processes made from now on have other random numbers than those before."""
@@ -208,6 +211,7 @@ class RayFleet:
 
     def wait(self, timeout: float) -> list[Reply]:
         """Replies that arrive within ``timeout`` seconds, as soon as there is one; failures are replies too."""
+        self._refuse_lost_ray()
         self._readmit()
         if not self._calls:
             time.sleep(min(timeout, 0.01))
@@ -219,10 +223,21 @@ class RayFleet:
         replies = [reply for reference in ready if (reply := self._collect(reference)) is not None]
         return self._one_reply_of_learners(replies + self._hung())
 
+    def _refuse_lost_ray(self) -> None:
+        """TrainingStopped, once, if a process of Ray's own is gone: nothing can be replaced any more."""
+        if self._told_of_lost_ray or (lost := self._session.lost()) is None:
+            return
+        self._told_of_lost_ray = True
+        # Ray aborts this process a minute after it has lost the control store; without a raylet all actors end at once.
+        self.grace.begin()
+        what, how = lost
+        stopped = TrainingStopped if what == "raylet" else ActingStopped
+        raise stopped(f"Ray's own {what} {how}: go on from the newest checkpoint with --resume {self._run_dir}")
+
     def _collect(self, reference: Any) -> Reply | None:
         call = self._calls.pop(reference)
         try:
-            value = ray.get(reference, timeout=PING_TIMEOUT_SECONDS)
+            value = ray.get(reference, timeout=self._patience)
         except (RayError, GetTimeoutError) as error:
             return Reply(call.process, error=error)
         if call.what == "place":
@@ -273,7 +288,7 @@ class RayFleet:
                 asked[process] = RemoteShard(handle).begin("stats")
             elif process[0] == "weights" and self.ready(process):
                 reference = handle.pull.remote(-1)
-                asked[process] = lambda reference=reference: ray.get(reference, timeout=PING_TIMEOUT_SECONDS)
+                asked[process] = lambda reference=reference: ray.get(reference, timeout=self._patience)
         lost = []
         for process, answer in asked.items():
             try:
@@ -378,10 +393,20 @@ class RayFleet:
         if not self.can_save:
             raise RuntimeError("a learner or a replay shard is being replaced")
         target = str(directory.resolve())
-        saves = [self._handles[writer].save.remote(target) for writer in self._writers]
+        begun = time.monotonic()
+        saves = {self._handles[writer].save.remote(target): writer for writer in self._writers}
         # Until all have ended, whatever one says: none may still write when the folder is removed or sealed.
-        ray.wait(saves, num_returns=len(saves), timeout=SAVE_TIMEOUT_SECONDS)
-        ray.get(saves, timeout=PING_TIMEOUT_SECONDS)
+        pending = list(saves)
+        while pending:
+            left = self.grace.left(begun + SAVE_TIMEOUT_SECONDS - time.monotonic())
+            if not left and time.monotonic() > begun + LAST_ANSWER_SECONDS:
+                names = ", ".join(f"{kind} {index}" for kind, index in (saves[reference] for reference in pending))
+                raise ProcessHung(f"{names} did not answer in time")
+            # In pieces, because a signal may begin the period of grace.
+            _, pending = ray.wait(pending, num_returns=len(pending), timeout=0.2)
+            if (lost := self._session.lost()) is not None and lost[0] == "raylet":
+                raise RuntimeError(f"Ray's own raylet {lost[1]}")
+        ray.get(list(saves), timeout=PING_TIMEOUT_SECONDS)
 
     def priorities(self) -> Any:
         """Priorities of all stored sequences, for a histogram; None if a shard does not answer."""
@@ -390,13 +415,13 @@ class RayFleet:
         handles = [handle for process, handle in self._handles.items() if process[0] == "replay"]
         try:
             asked = [handle.priorities.options(concurrency_group="control").remote() for handle in handles]
-            return np.concatenate(ray.get(asked, timeout=PING_TIMEOUT_SECONDS))
+            return np.concatenate(ray.get(asked, timeout=self._patience))
         except (RayError, GetTimeoutError):
             return None
 
     def temporary_folders(self) -> list[Path]:
         """Where a private Ray keeps its sockets and logs: processes fail when it is full."""
-        return [] if self._session.temporary is None else [Path(self._session.temporary)]
+        return [] if self._session.temporary is None else [self._session.temporary.folder]
 
     def memory(self) -> dict[str, int]:
         """Resident bytes of processes that do not report theirs with each reply."""
@@ -420,7 +445,16 @@ class RayFleet:
         for handle in self._handles.values():
             ray.kill(handle, no_restart=True)
         self._places.release()
-        self._session.close()
+        self._session.close(self.grace.left(SHUTDOWN_SECONDS, CLOSING_SECONDS / 2))
+
+    def kill(self) -> None:
+        """End a private Ray as it is; those of a joined one notice by themselves that this process is gone."""
+        self._session.kill()
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for an answer that is due at once."""
+        return self.grace.left(PING_TIMEOUT_SECONDS, LAST_ANSWER_SECONDS)
 
 
 def _of_rank(reply: Reply, num_ranks: int) -> Exception:

@@ -6,9 +6,8 @@ Called by `cluster/commands.py`, before the plan where a cluster is joined, and 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import tempfile
+import threading
 from pathlib import Path
 
 import ray
@@ -17,10 +16,14 @@ from ray.exceptions import RayError
 from cluster.config import TrainConfig
 from cluster.errors import UserError
 from cluster.placement import Node
+from cluster.ray_processes import RayProcesses
+from cluster.temporary_folder import TemporaryFolder, remove_abandoned
 from cluster.topology import Topology
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECT_TIMEOUT_SECONDS = 10.0
+SHUTDOWN_SECONDS = 20.0
+"""For ``ray.shutdown``, which takes a second or two where all is well."""
 NOT_SHIPPED = [
     ".git",
     ".venv",
@@ -38,13 +41,31 @@ NOT_SHIPPED = [
 class RaySession:
     """A connection to Ray; `close` ends a private one, and removes its logs, or leaves a joined one."""
 
-    def __init__(self, temporary: str | None) -> None:
-        self.temporary = temporary
+    def __init__(self, temporary: TemporaryFolder | None = None, processes: RayProcesses | None = None) -> None:
+        """A private one has both: the folder of its sockets and logs, and its processes."""
+        self.temporary, self._processes = temporary, processes
 
-    def close(self) -> None:
-        ray.shutdown()
+    def lost(self) -> tuple[str, str] | None:
+        """Which process of a private Ray's own is gone ("raylet" or "control store"), and how; else None."""
+        return self._processes.lost() if self._processes is not None else None
+
+    def kill(self) -> None:
+        """End a private Ray at once, as it is; safe on any thread, and as the last thing that this process does."""
+        if self._processes is not None:
+            self._processes.note()
+            self._processes.kill()
         if self.temporary is not None:
-            shutil.rmtree(self.temporary, ignore_errors=True)
+            self.temporary.remove()
+
+    def close(self, seconds: float = SHUTDOWN_SECONDS) -> None:
+        """Disconnect, for which Ray gets ``seconds``; nothing of a private Ray is left behind."""
+        if self._processes is not None:
+            self._processes.note()
+        # On a thread, because it may wait for processes that are gone.
+        disconnect = threading.Thread(target=ray.shutdown, daemon=True)
+        disconnect.start()
+        disconnect.join(seconds)
+        self.kill()
 
 
 def join_cluster(config: TrainConfig) -> RaySession:
@@ -68,7 +89,7 @@ def join_cluster(config: TrainConfig) -> RaySession:
             f"The Ray cluster at {address} cannot be joined ({_first_line(error)}): check --cluster.address, that "
             "this machine runs the same versions of Ray and Python, and RAY_AUTH_MODE and RAY_AUTH_TOKEN."
         ) from error
-    return RaySession(None)
+    return RaySession()
 
 
 def _refuse_silent_address(address: str) -> None:
@@ -121,7 +142,9 @@ def start_private(config: TrainConfig, topology: Topology) -> RaySession:
     """Start a private Ray on this machine, never one that happens to run here already."""
     python_path = os.pathsep.join([str(ROOT), os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     # Short, because the paths of Ray's sockets must stay under 107 characters.
-    temporary = tempfile.mkdtemp(prefix="a57-", dir=os.environ.get("RAY_TMPDIR") or "/tmp")
+    parent = Path(os.environ.get("RAY_TMPDIR") or "/tmp")
+    remove_abandoned(parent)
+    temporary = TemporaryFolder(parent)
     gpus = topology.nodes[0].gpus if topology.learner_gpus or topology.worker.gpus else 0
     try:
         ray.init(
@@ -132,16 +155,21 @@ def start_private(config: TrainConfig, topology: Topology) -> RaySession:
             include_dashboard=False,
             log_to_driver=False,
             logging_level="error",
-            _temp_dir=temporary,
+            _temp_dir=str(temporary.path),
             runtime_env={"env_vars": {"PYTHONPATH": python_path}},
         )
-    except Exception as error:
-        # A bare Exception is what Ray raises where the machine is too busy for its own processes to come up in time.
+    except BaseException as error:
         RaySession(temporary).close()
+        if isinstance(error, SystemExit):
+            # Ray's own answer to a SIGTERM.
+            raise KeyboardInterrupt from None
+        # A bare Exception is what Ray raises where the machine is too busy for its own processes to come up in time.
+        if not isinstance(error, Exception):
+            raise
         raise UserError(
             f"Ray could not start ({_first_line(error)}): run 'python launch.py doctor', or use --serial."
         ) from error
-    return RaySession(temporary)
+    return RaySession(temporary, RayProcesses())
 
 
 def _first_line(error: BaseException) -> str:

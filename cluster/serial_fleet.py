@@ -21,6 +21,7 @@ from cluster.config import TrainConfig
 from cluster.freed_memory import keep_freed_memory
 from cluster.messages import EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
 from cluster.services import EvaluatorService, LearnerService, LocalReplay, LocalWeights, RolloutService, resident_bytes
+from cluster.stopping import Grace
 from learner.learner import TrainingDiverged
 from replay.prioritized import PrioritizedReplay
 from replay.redistribution import load_share
@@ -56,6 +57,7 @@ class SerialFleet:
         keep_freed_memory()
         self._config = config
         self.num_workers = 1
+        self.grace = Grace(config.checkpoint.grace_seconds)
         self.lives = 0
         self._replay_memory = PrioritizedReplay(config.replay, config.seed)
         self.replay, self.weights = LocalReplay(self._replay_memory), LocalWeights()
@@ -212,3 +214,6 @@ class SerialFleet:
 
     def close(self) -> None:
         self._learner.close()
+
+    def kill(self) -> None:
+        """Nothing: all ends with this process."""

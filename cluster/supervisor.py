@@ -34,6 +34,7 @@ from cluster.meta_controller import MetaController
 from cluster.request_sizes import RequestSizes
 from cluster.restarts import Restarts
 from cluster.sharded_replay import ShardStatistics
+from cluster.stopping import Grace
 from cluster.telemetry import Telemetry
 from cluster.topology import Topology
 from replay.rate_limiter import RateLimiter
@@ -41,7 +42,7 @@ from replay.rate_limiter import RateLimiter
 EVALUATION_STEPS = 100
 """Steps of one request to the evaluator."""
 LAST_WAIT_SECONDS = 15.0
-"""For a process that is being replaced when the run is to stop; well within the usual grace of 30 s."""
+"""For a process that is being replaced when the run is to stop."""
 NODES_SECONDS = 5.0
 """Between two looks at which nodes are about to leave."""
 WAITING_SECONDS = 60.0
@@ -101,6 +102,19 @@ class Supervisor:
         """Finish the current tick, write a checkpoint and return from `run`; safe in a signal handler."""
         self._stop_requested = why
 
+    @property
+    def grace(self) -> Grace:
+        """What is left of the time for a stop, from when a signal has asked for one."""
+        return self.fleet.grace
+
+    def last_words(self) -> str:
+        """What a run that is cut short leaves; asks nobody."""
+        return self.schedule.newest()
+
+    def kill(self) -> None:
+        """End all processes as they are."""
+        self.fleet.kill()
+
     def describe_run(self, texts: dict[str, str]) -> None:
         """Markdown texts (plan, config, versions) to put into TensorBoard when the run begins."""
         self._texts = texts
@@ -130,6 +144,10 @@ class Supervisor:
                 self.telemetry.tick(self)
                 if self.fleet.can_save and (self._preempted() or self.schedule.due()):
                     self.save_checkpoint()
+            if self.grace.begun:
+                seconds = f"{self.grace.left(self.grace.seconds):.0f} s"
+                text = f"{self._stop_requested}: writing a checkpoint within {seconds}; once more to stop without"
+                self.telemetry.note(text, self.env_frames)
             if self.env_steps > began_at:
                 self._await_writers()
             self.save_checkpoint()
@@ -364,6 +382,8 @@ class Supervisor:
             if self.fleet.exact_resume and not isinstance(error, OSError):
                 raise
             told, written = self.schedule.failed(error), False
+            if self.grace.begun:
+                told = f"what came after the newest checkpoint is lost ({one_line(error)}). {self.schedule.newest()}"
         else:
             told, written = self.schedule.written(), True
         if told:
@@ -373,14 +393,14 @@ class Supervisor:
     def _await_writers(self) -> None:
         """Give learners and shards that are being replaced a moment to come back, for the last checkpoint's sake."""
         deadline = time.monotonic() + LAST_WAIT_SECONDS
-        while not self.fleet.can_save and time.monotonic() < deadline:
+        while not self.fleet.can_save and self.grace.left(deadline - time.monotonic()):
             self._restart_due()
             self._handle_replies()
 
     def _await_updates(self) -> None:
         """Let the updates in flight end, which saving would wait for anyway, so that both count the same."""
         deadline = time.monotonic() + self.config.cluster.request_timeout_seconds
-        while ("learner", 0) in self._busy and time.monotonic() < deadline:
+        while ("learner", 0) in self._busy and self.grace.left(deadline - time.monotonic()):
             self._handle_replies()
 
     def _state(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ trap 'stopped=yes; kill -TERM "$(cat "$run_dir.pid")"' USR1
 srun --kill-on-bad-exit=1 bash -c 'trap "" TERM && mkdir -p "$RAY_TMPDIR" && exec "$@"' agent57 \
     ray symmetric-run --address "$head_ip:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "$SLURM_CPUS_PER_TASK" --dashboard-host 127.0.0.1 -- \
-    bash deploy/train_or_resume.sh "$run_dir" --cluster.address "$head_ip:$port" "$@" &
+    bash deploy/train_or_resume.sh "$run_dir" --cluster.address "$head_ip:$port" --checkpoint.grace-seconds 240 "$@" &
 step=$!
 code=0
 wait "$step" || code=$?

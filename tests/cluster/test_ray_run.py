@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from cluster.checkpoint import Checkpoints, load_tree
 from cluster.config import ClusterConfig
 from cluster.errors import TrainingStopped
 from cluster.metrics import read_metrics
+from cluster.ray_processes import descendants
 from tests.cluster.running import Run
 from tests.cluster.tiny import tiny_config
 
@@ -49,14 +53,18 @@ def launch(*arguments: str, **options: object) -> subprocess.Popen[str]:
     )
 
 
-def test_sigterm_checkpoints_and_resume_goes_on(run_dir: Path) -> None:
+def test_sigterm_checkpoints_and_resume_goes_on(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line on a real game: plan, learning, SIGTERM, checkpoint, resume, evaluation."""
+    # Short, as Ray's sockets need.
+    ray_folder = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    monkeypatch.setenv("RAY_TMPDIR", str(ray_folder))
     flags = ["--env", "ALE/Pong-v5", "--preset", "smoke", "--run-dir", str(run_dir)]
     process = launch("train", *flags, "--evaluation.period-env-frames", "0")
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not _updates(run_dir) > 5:
+    while time.monotonic() < deadline and not updates(run_dir) > 5:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.5)
+    assert_closed(process.pid, ray_folder)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 0, output
@@ -77,9 +85,37 @@ def test_sigterm_checkpoints_and_resume_goes_on(run_dir: Path) -> None:
     output = scored.communicate(timeout=200)[0]
     assert scored.returncode == 0, output
     assert "human-normalised" in output
+    # Empty again: rmdir refuses else.
+    ray_folder.rmdir()
 
 
-def _updates(run_dir: Path) -> float:
+def assert_closed(pid: int, ray_folder: Path) -> None:
+    """Every process of the run listens to this machine alone, and no other user can look into Ray's folder."""
+    addresses = listening({pid, *descendants([pid])})
+    assert len(addresses) > 5
+    loopback = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
+    assert {address for address in addresses if address not in loopback} == set()
+    (folder,) = ray_folder.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def listening(pids: set[int]) -> list[str]:
+    """The addresses, in the kernel's hexadecimal, of the TCP sockets on which ``pids`` listen."""
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":  # listening
+                sockets[f"socket:[{fields[9]}]"] = fields[1].split(":")[0]
+    opened = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                opened.add(os.readlink(descriptor))
+    return [address for name, address in sockets.items() if name in opened]
+
+
+def updates(run_dir: Path) -> float:
     if not (run_dir / "metrics.jsonl").exists():
         return 0.0
     series = read_metrics(run_dir).get("rate/learner_updates")
