@@ -63,7 +63,8 @@ def in_words(error: BaseException) -> str:
         hint = " (step returns observation, reward, terminated, truncated, info; reset returns observation, info)"
     elif "unexpected keyword argument 'seed'" in text or "unexpected keyword argument 'options'" in text:
         hint = " (reset takes seed and options)"
-    return f"{type(error).__name__}{': ' if text else ''}{text[:300]}{hint}"
+    notes = "".join(f"; {' '.join(note.split())[:300]}" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}{': ' if text else ''}{text[:300]}{hint}{notes}"
 
 
 def parts(brought: Any, count: int, method: str, names: str) -> tuple[Any, ...]:

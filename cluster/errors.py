@@ -19,4 +19,5 @@ def one_line(error: Exception) -> str:
     """The root cause in one line: for a failed Ray call, the exception of the process itself."""
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"
+    notes = [" ".join(note.split()) for note in getattr(cause, "__notes__", ())]
+    return "; ".join([f"{type(cause).__name__}: {lines[0] if lines else 'no message'}", *notes])

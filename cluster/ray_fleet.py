@@ -22,6 +22,7 @@ from cluster.config import TrainConfig
 from cluster.errors import ActingStopped, TrainingStopped, UserError, one_line
 from cluster.messages import ESSENTIAL, EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
 from cluster.places import PLACEMENT_TIMEOUT_SECONDS, Places, draining_nodes
+from cluster.process_output import log_of
 from cluster.ray_session import SHUTDOWN_SECONDS, RaySession, start_private
 from cluster.remotes import (
     CONCURRENCY_GROUPS,
@@ -375,7 +376,8 @@ class RayFleet:
 
     def _add(self, process: ProcessId, handle: Any) -> None:
         self._handles[process] = handle
-        self._call(process, "place", handle.locate.remote())
+        log = None if self._run_dir is None else log_of(self._run_dir, process)
+        self._call(process, "place", handle.locate.remote(None, log))
 
     # Checkpoints and figures
 

@@ -29,6 +29,7 @@ from cluster.messages import (
     UpdateReply,
     UpdateRequest,
 )
+from cluster.process_output import keep_output
 from cluster.sharded_replay import Answer, ReplayShard
 from replay.prioritized import ReplayConfig, SampledSequences
 
@@ -93,8 +94,10 @@ class Location:
 class Located:
     """What every process can be asked as soon as it exists; nothing slow happens before."""
 
-    def locate(self, run_dir: str | None = None) -> Location:
-        """Raises FileNotFoundError if ``run_dir`` is not there on this node."""
+    def locate(self, run_dir: str | None = None, log: str | None = None) -> Location:
+        """Raises FileNotFoundError if ``run_dir`` is not there on this node; keeps what is printed in ``log``."""
+        if log is not None:
+            keep_output(Path(log))
         if run_dir is not None and not Path(run_dir).is_dir():
             raise FileNotFoundError(f"{run_dir} does not exist on node {ray.util.get_node_ip_address()}")
         return Location(ray.get_runtime_context().get_node_id(), os.getpid())

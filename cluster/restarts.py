@@ -10,7 +10,7 @@ from pathlib import Path
 
 from actors.door import EnvironmentFault, EnvironmentRaised
 from cluster.errors import ActingStopped, TrainingStopped, one_line
-from cluster.failures import keep_failure
+from cluster.failures import failure_file, keep_failure
 from cluster.messages import ProcessId
 from learner.learner import TrainingDiverged
 
@@ -58,7 +58,7 @@ class Restarts:
             stopped = ActingStopped if process[0] in ("worker", "evaluator") else TrainingStopped
             raise stopped(
                 f"{process[0]} {process[1]} failed {len(failures)} times within {self._window_seconds / 60:g} minutes. "
-                f"The first failure: {failures[0][1]}"
+                f"The first failure: {failures[0][1]} (whole in {failure_file(self._run_dir, process)})"
             )
         wait = BACKOFF_SECONDS[min(len(failures), len(BACKOFF_SECONDS)) - 1]
         self._due[process] = now + wait

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -48,7 +49,13 @@ class Hostile(gymnasium.Env):
         if self._turns("interrupt"):
             raise KeyboardInterrupt
         if self._turns("raise"):
-            raise RuntimeError("the emulator tripped over a cable")
+            print("the emulator looks down")
+            os.write(2, b"and its library, in C\n")
+            error = RuntimeError("the emulator tripped over a cable")
+            error.add_note("it was the red one")
+            raise error
+        if self._turns("print"):
+            print("x" * 10_000)
         reward: Any = float(action == 1)
         for name, bad in REWARDS.items():
             if self._turns(name):

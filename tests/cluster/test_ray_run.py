@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.environments import EnvironmentConfig
 from cluster.checkpoint import Checkpoints, load_tree
 from cluster.config import ClusterConfig
 from cluster.errors import TrainingStopped
@@ -33,11 +34,21 @@ def run_dir(tmp_path: Path) -> Path:
 
 def test_a_crash_loop_stops_the_run_with_the_first_cause(run_dir: Path) -> None:
     cluster = dataclasses.replace(CLUSTER, num_workers=1, max_restarts=1)
-    run = Run(tiny_config(serial=False, cluster=cluster, env="tests.fakes:Raising-v0"), run_dir)
+    environment = EnvironmentConfig(arguments=("fault=raise",))
+    config = tiny_config(serial=False, cluster=cluster, env="tests.hostile_environments:Hostile-v0")
+    run = Run(dataclasses.replace(config, environment=environment), run_dir)
     try:
         assert isinstance(run.wait_for_end(), TrainingStopped)
         assert "worker 0 failed 2 times" in str(run.error)
-        assert "tests.fakes:Raising-v0" in str(run.error) or "RuntimeError" in str(run.error)
+        assert "RuntimeError: the emulator tripped over a cable; it was the red one" in str(run.error)
+        assert "failures/worker-0.txt" in str(run.error)
+        # Whole: where it happened, and what the process and its libraries printed.
+        failures = (run_dir / "failures" / "worker-0.txt").read_text()
+        assert failures.count('hostile_environments.py", line') >= 2
+        assert failures.count("it was the red one") >= 2
+        printed = (run_dir / "logs" / "worker-0.txt").read_text()
+        assert printed.count("the emulator looks down") == printed.count("and its library, in C") == 2
+        assert printed.count("--- process") == 2
     finally:
         run.stop()
 
