@@ -63,6 +63,7 @@ def simulated_topology(config: TrainConfig, num_cores: int) -> Topology:
     return Topology(
         nodes=(machine,),
         joined=False,
+        serial=False,
         num_workers=cluster.num_workers,
         lanes_per_worker=cluster.lanes_per_worker,
         num_learners=1,

@@ -61,6 +61,8 @@ class ClusterConfig:
     """Size of Ray's shared-memory store; only messages in flight live there."""
     request_timeout_seconds: Annotated[float, Range(above=0, at_most=1e6)] = 600.0
     """A process that takes longer than this over one request counts as hung and is replaced."""
+    worker_memory_gb: Annotated[float, Range(at_least=0, at_most=1e6)] = 0.0
+    """A worker whose resident memory exceeds this is replaced, for environments that leak; 0 means never."""
     max_restarts: Annotated[int, Range(at_least=0, at_most=10**6)] = 5
     """Restarts of one process within restart_window_minutes after which the run stops with the first cause."""
     restart_window_minutes: Annotated[float, Range(above=0, at_most=1e6)] = 10.0

@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from cluster.config import TrainConfig
 
@@ -18,6 +19,8 @@ SETTLED_UPDATES = 1000
 """Before so many updates, curves often look ill without being so."""
 PATIENCE = 6
 """Log points in a row at which an ailment must show."""
+SWOLLEN, LEEWAY_BYTES = 1.5, 1e9
+"""A process has grown beyond its plan when it takes so many times that much and so many bytes more."""
 DEAD_SHARE = 0.02
 """Of the steps, that with an alpha above 1 below which novelty tells nothing; 0.1 to 0.5 is usual."""
 
@@ -25,8 +28,9 @@ DEAD_SHARE = 0.02
 class HealthWatch:
     """Remembers what it has said; ``check`` returns what is new."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._config = config
+    def __init__(self, config: TrainConfig, planned_bytes: Mapping[str, float] = MappingProxyType({})) -> None:
+        """``planned_bytes``: resident memory that a process of each kind may need (`Topology.planned_bytes`)."""
+        self._config, self._planned_bytes = config, planned_bytes
         self._said: set[str] = set()
         self._in_a_row: Counter[str] = Counter()
 
@@ -62,6 +66,7 @@ class HealthWatch:
     def _ailments(self, values: Mapping[str, float], updates: int) -> Iterator[tuple[str, str]]:
         """What may pass again by itself."""
         config = self._config
+        yield from self._swollen(values)
         if values.get("replay/fill_bytes", 0) > 0.98 and values.get("replay/fill_steps", 1) < 0.9:
             yield (
                 "replay_bytes",
@@ -85,6 +90,24 @@ class HealthWatch:
             yield "traces", "nearly all traces are cut after a step: try --loss.trace peng"
         if values.get("learner/fetch_seconds", 0.0) > values.get("learner/update_seconds", 1.0):
             yield "fetching", "the learner waits for batches longer than it computes: the replay is the bottleneck"
+
+    def _swollen(self, values: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        """Processes that take far more memory than the plan gives their kind; most likely something leaks."""
+        for tag, megabytes in values.items():
+            group, _, process = tag.partition("/")
+            kind, _, index = process.partition("_")
+            planned = self._planned_bytes.get(kind) if group == "memory_mb" else None
+            if planned is None or 1e6 * megabytes < SWOLLEN * planned + LEEWAY_BYTES:
+                continue
+            subject = "this process" if kind == "all" else f"{kind} {index}".strip()
+            text = f"{subject} takes {megabytes / 1e3:.1f} GB where {planned / 1e9:.1f} GB were planned"
+            if kind == "worker":
+                text += (
+                    ": its environments may leak; --cluster.worker-memory-gb N replaces a worker that takes more than N"
+                )
+            elif kind == "evaluator" or kind == "all":
+                text += ": the environments may leak"
+            yield tag, text
 
 
 def _losses(values: Mapping[str, float]) -> Iterator[tuple[str, str]]:

@@ -72,6 +72,7 @@ IDLE = (
                 "prefetch_batches",
                 "object_store_gb",
                 "request_timeout_seconds",
+                "worker_memory_gb",
             )
         ),
     ),

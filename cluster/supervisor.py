@@ -277,6 +277,10 @@ class Supervisor:
         self.telemetry.rolled_out(worker, reply)
         if reply.lost_sequences or reply.peer_lost is not None:
             self._replace_lost_peers()
+        limit = 1e9 * self.config.cluster.worker_memory_gb
+        if limit and reply.resident_bytes > limit:
+            taken = f"{reply.resident_bytes / 1e9:.2f} GB"
+            self._failed(("worker", worker), MemoryError(f"it takes {taken}, more than cluster.worker-memory-gb"))
 
     def _updated(self, reply: UpdateReply) -> None:
         self.learner_updates = reply.total_updates

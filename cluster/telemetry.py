@@ -49,8 +49,8 @@ CLIP_FRAMES_PER_SECOND = 15.0
 class Telemetry:
     """Means since the last log point, recent returns, rates; and the three places that they are shown in."""
 
-    def __init__(self, config: TrainConfig, topology: Topology, run_dir: Path) -> None:
-        self.config, self._topology, self._run_dir = config, topology, run_dir
+    def __init__(self, config: TrainConfig, topology: Topology | None, run_dir: Path) -> None:
+        self.config, self._run_dir = config, run_dir
         self._family = PolicyFamily(**vars(config.family))
         self._means = MeanAccumulator()
         self._log: MetricLog | None = None
@@ -62,7 +62,7 @@ class Telemetry:
         self._log_points = 0
         self._unwritten = 0
         self._game = game_of(config.env)
-        self._health = HealthWatch(config)
+        self._health = HealthWatch(config, topology.planned_bytes if topology is not None else {})
         self._arm_history = ArmHistory(config.family.num_policies)
         self._frames_per_step = frames_per_step(config.env, config.environment)
         self._env_steps = 0

@@ -35,13 +35,16 @@ LEARNER_THREADS = 4
 
 @dataclass(frozen=True)
 class Topology:
-    """Processes and what they may use. ``joined``: on a Ray cluster that was there before, where all reserve cores.
+    """Processes and what they may use.
+
+    ``joined``: on a Ray cluster that was there before, where all reserve cores. ``serial``: everything in this process.
 
     ``worker``, ``learner``, ``shard`` are what one process of each kind takes; ``placement`` says what goes where.
     """
 
     nodes: tuple[Node, ...]
     joined: bool
+    serial: bool
     num_workers: int
     lanes_per_worker: int
     num_learners: int
@@ -63,6 +66,14 @@ class Topology:
     @property
     def num_cores(self) -> int:
         return int(sum(node.cores for node in self.nodes))
+
+    @property
+    def planned_bytes(self) -> dict[str, float]:
+        """Upper estimate of the resident memory of one process, by kind; "all" where one process does everything."""
+        if self.serial:
+            return {"all": self.needed_bytes}
+        loads = {"worker": self.worker, "learner": self.learner, "replay": self.shard, "evaluator": self.evaluator}
+        return {kind: load.memory_bytes for kind, load in loads.items()}
 
     @property
     def needed_bytes(self) -> float:
@@ -116,6 +127,7 @@ def plan_topology(config: TrainConfig, spec: SequenceSpec, nodes: Sequence[Node]
     topology = Topology(
         nodes=machines,
         joined=joined,
+        serial=serial,
         num_workers=workers,
         lanes_per_worker=cluster.lanes_per_worker,
         num_learners=learners,

@@ -23,6 +23,7 @@ class Hostile(gymnasium.Env):
         self.observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float32)
         self.action_space = spaces.Discrete(3)
         self._life = 0
+        self._leaked: list[bytearray] = []
         self._buffer = np.zeros(4, np.float32)
         if fault == "raises in its constructor":
             raise RuntimeError("no licence for the simulator")
@@ -54,6 +55,8 @@ class Hostile(gymnasium.Env):
             error = RuntimeError("the emulator tripped over a cable")
             error.add_note("it was the red one")
             raise error
+        if self._turns("leak"):
+            self._leaked.append(bytearray(os.urandom(1_000)) * 100)
         if self._turns("print"):
             print("x" * 10_000)
         reward: Any = float(action == 1)

@@ -65,6 +65,20 @@ def snapshot_of(run_dir: Path, shard: int) -> int:
         return len(arrays["order"])
 
 
+@pytest.mark.faults
+def test_a_worker_that_leaks_is_replaced(tmp_path: Path) -> None:
+    """100 KB a step: with 2 000 steps or so it is beyond its limit; the new one begins small."""
+    environment = EnvironmentConfig(arguments=("fault=leak",))
+    cluster = dataclasses.replace(CLUSTER, num_workers=1, num_learners=1, replay_shards=1, worker_memory_gb=0.8)
+    run = Run(config_of(env=f"{HOSTILE}", environment=environment, cluster=cluster), tmp_path / "run")
+    try:
+        run.wait_until(lambda: run.supervisor.restarts >= 2, "two replacements")
+        run.goes_on("after a leak")
+    finally:
+        run.stop()
+    assert "worker 0 failed (MemoryError: it takes 0." in events(tmp_path / "run")
+
+
 def test_killed_processes_cost_no_more_than_promised(tmp_path: Path) -> None:
     """kill -9 of a worker, a learner rank, a shard and the weight server, one after the other."""
     run_dir = tmp_path / "run"

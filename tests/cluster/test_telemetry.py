@@ -228,6 +228,18 @@ def test_ailments(config: Any, values: dict[str, float], word: str | None) -> No
     assert all(word in text for text in told if word)
 
 
+def test_memory_beyond_the_plan_is_told_of_each_process_once() -> None:
+    watch = HealthWatch(PAPER, {"worker": 0.6e9, "learner": 2e9})
+    values = {"memory_mb/worker_3": 1950.0, "memory_mb/worker_0": 1850.0, "memory_mb/learner": 3900.0}
+    values |= {"memory_mb/weights": 1e6}  # nothing is planned for it
+    (told,) = [text for _ in range(2 * PATIENCE) for text in watch.check(values, 0, {})]
+    assert told.startswith("worker 3 takes 1.9 GB where 0.6 GB were planned: its environments may leak")
+    assert "--cluster.worker-memory-gb" in told
+    watch = HealthWatch(PAPER, {"all": 1e9})
+    (told,) = [text for _ in range(PATIENCE) for text in watch.check({"memory_mb/all": 2600.0}, 0, {})]
+    assert told == "this process takes 2.6 GB where 1.0 GB were planned: the environments may leak"
+
+
 def test_history_of_arms_is_bounded_and_loses_no_episode() -> None:
     history = ArmHistory(num_policies=3, max_bins=4, width=100)
     assert history.shares().shape == (3, 0)
