@@ -14,15 +14,15 @@ import errno
 import importlib
 import sys
 
-from cluster.lasting_output import lasting_output
+from cluster.telemetry.lasting_output import lasting_output
 
 COMMANDS = {
-    "train": "cluster.commands:run_train",
-    "eval": "cluster.evaluation:run",
-    "report": "cluster.report.command:run",
-    "export": "cluster.export:run",
-    "suite": "cluster.suite:run",
-    "doctor": "cluster.commands:run_doctor",
+    "train": "cluster.commands.train:run_train",
+    "eval": "cluster.commands.evaluation:run",
+    "report": "cluster.commands.report.command:run",
+    "export": "cluster.commands.export:run",
+    "suite": "cluster.commands.suite:run",
+    "doctor": "cluster.commands.train:run_doctor",
 }
 """Each command's function, which takes its arguments and returns the exit code; imported when it is called."""
 USAGE = f"usage: python launch.py {{{','.join(COMMANDS)}}} ...; 'python launch.py train --help' lists every option"
@@ -39,7 +39,7 @@ def _run(arguments: list[str]) -> int:
     if command in ("-h", "--help", "help"):
         print(__doc__.strip() + "\n\n" + USAGE)
         return 0
-    from cluster.errors import TrainingStopped, UserError
+    from cluster.run.errors import TrainingStopped, UserError
 
     try:
         if command not in COMMANDS:

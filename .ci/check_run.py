@@ -8,7 +8,7 @@ import math
 import sys
 from pathlib import Path
 
-from cluster.metrics import read_metrics
+from cluster.telemetry.metrics import read_metrics
 
 
 def check(condition: bool, what: str) -> None:

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from actors.environment_kinds import has_step_limit
-from actors.environments import EnvironmentConfig, LaneEnvironments
+from actors.environments.contract import EnvironmentConfig, LaneEnvironments
+from actors.environments.kinds import has_step_limit
 from actors.episode_clip import EpisodeClip
 from actors.lanes import Lanes, LaneStep
 from actors.rollout import Episode, EpisodeTally

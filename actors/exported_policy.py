@@ -17,12 +17,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from actors.door import Refused
-from actors.environment_kinds import atari_rom, keyword_arguments, make_lanes
-from actors.environments import EnvironmentConfig
+from actors.environments.config import keyword_arguments
+from actors.environments.contract import EnvironmentConfig
+from actors.environments.door import Refused
+from actors.environments.kinds import atari_rom, make_lanes
+from actors.environments.supported_spaces import observation_layout
+from actors.environments.training_environment import TrainingEnvironment
 from actors.policy import Policy
-from actors.supported_spaces import observation_layout
-from actors.training_environment import TrainingEnvironment
 from actors.trusted_modules import refuse_untrusted
 from agent57.config import AgentConfig
 from agent57.config_tree import config_from_dict

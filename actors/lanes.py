@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from actors.embedding_versions import EmbeddingVersions
-from actors.environments import LaneEnvironments
+from actors.environments.contract import LaneEnvironments
 from agent57.config import AgentConfig
+from agent57.family import PolicyFamily
 from agent57.intrinsic_reward import EpisodicMemory, LifelongNovelty, combine
 from agent57.losses import both_networks
 from agent57.networks import Agent57Networks, load_flat_weights
-from agent57.policy_family import PolicyFamily
-from agent57.rescaling import greedy_actions
 from agent57.structures import NO_ACTION
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
+from agent57.values import greedy_actions
 
 
 @dataclass

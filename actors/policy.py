@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from actors.environment_step import EnvironmentStep
+from actors.environments.step import EnvironmentStep
 from actors.lanes import Lanes
 from agent57.config import AgentConfig
-from agent57.policy_family import PolicyFamily
+from agent57.family import PolicyFamily
 from agent57.structures import EnvironmentSpec
 
 

@@ -2,7 +2,7 @@
 
 Agent57 appendix ("Distributed setting"); priorities of new sequences come from the learner's own functions
 on the Q-values seen while acting (R2D2 section 2.3). The supervisor sends it requests, through
-`cluster/remotes.py` or inline in the serial mode.
+`cluster/on_ray/remotes.py` or inline in the serial mode.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 
-from actors.environments import EnvironmentConfig, LaneEnvironments
+from actors.environments.contract import EnvironmentConfig, LaneEnvironments
 from actors.lanes import Lanes, LaneStep
 from actors.sequence_builder import BuiltSequence, SequenceBuilder
 from agent57.config import AgentConfig
+from agent57.family import PolicyFamily, lane_epsilons
 from agent57.losses import loss_mask, sequence_priorities, td_errors, with_mixed_rewards
-from agent57.policy_family import PolicyFamily, lane_epsilons
 from agent57.ranges import Range, check_ranges
 from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent57.running_moments import RunningMoments
+from agent57.moments import RunningMoments
 from agent57.structures import Array
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agent57.config import LossConfig
+from agent57.family import epsilon_greedy
 from agent57.networks import EmbeddingNetwork, QNetwork, RandomNetworkDistillation, RecurrentState
-from agent57.policy_family import epsilon_greedy
-from agent57.rescaling import combine_q
-from agent57.retrace import peng_targets, retrace_targets, trace_coefficients
 from agent57.structures import EXTRINSIC, INTRINSIC, NO_ACTION, SequenceBatch
+from agent57.traces import peng_targets, retrace_targets, trace_coefficients
+from agent57.values import combine_q
 
 
 @dataclass

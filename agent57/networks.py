@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agent57.config import NetworkConfig
-from agent57.rescaling import rescale
 from agent57.structures import NO_ACTION, EnvironmentSpec
 from agent57.torsos import Torso
+from agent57.values import rescale
 
 RecurrentState = tuple[Tensor, Tensor]
 """(h, c) of one Q-network, each [B, lstm_size]."""

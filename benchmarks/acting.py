@@ -16,14 +16,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from actors.environments import LaneEnvironments
+from actors.environments.contract import LaneEnvironments
 from actors.rollout import ActorConfig, RolloutWorker
 from agent57.intrinsic_reward import EpisodicMemory
 from benchmarks.measure import Figure, against, alternating_medians, report, shares
 from benchmarks.networks import dtype_name, forward_passes
-from cluster.config import TrainConfig
-from cluster.freed_memory import keep_freed_memory
-from cluster.presets import PRESETS
+from cluster.run.config import TrainConfig
+from cluster.run.presets import PRESETS
+from cluster.runtime.freed_memory import keep_freed_memory
 from replay.codec import encode_sequence
 
 CHUNK = 50

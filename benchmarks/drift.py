@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Figure, against, report
-from cluster.metrics import MetricSeries, read_metrics
+from cluster.telemetry.metrics import MetricSeries, read_metrics
 
 WINDOW_MINUTES = 5.0
 LEAST_MINUTES = 30.0

@@ -24,17 +24,17 @@ from pathlib import Path
 
 import torch
 
-from actors.environments import LaneEnvironments
+from actors.environments.contract import LaneEnvironments
 from agent57.structures import SequenceSpec
 from benchmarks.acting import CHUNK, TimedWorker
 from benchmarks.learner import random_batch
 from benchmarks.measure import Figure, against, median_seconds, report, shares
 from benchmarks.process_cpu import cpu_seconds, descendants
-from cluster.config import TrainConfig
-from cluster.doctor import usable_cores
-from cluster.freed_memory import keep_freed_memory
-from cluster.metrics import MetricSeries, read_metrics
-from cluster.presets import LAPTOP
+from cluster.plan.machine import usable_cores
+from cluster.run.config import TrainConfig
+from cluster.run.presets import LAPTOP
+from cluster.runtime.freed_memory import keep_freed_memory
+from cluster.telemetry.metrics import MetricSeries, read_metrics
 from learner.learner import Learner
 
 ENV = "ALE/Pong-v5"

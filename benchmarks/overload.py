@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.config import CheckpointConfig
-from cluster.presets import SMALL
-from cluster.ray_environment import prepare_ray_environment
+from cluster.on_ray.environment import prepare_ray_environment
+from cluster.run.config import CheckpointConfig
+from cluster.run.presets import SMALL
 
 STOPPED, RUNNING = 0.9, 0.1
 """Seconds of each second that a slowed process is stopped, and runs."""
@@ -147,11 +147,11 @@ def main() -> int:
         learner=dataclasses.replace(SMALL.learner, device="cpu"),
     )
     prepare_ray_environment()
-    from actors.environments import frames_per_step
-    from cluster.ray_fleet import RayFleet
-    from cluster.services import sequence_spec
-    from cluster.supervisor import Supervisor
-    from cluster.topology import plan_topology
+    from actors.environments.contract import frames_per_step
+    from cluster.on_ray.fleet import RayFleet
+    from cluster.plan.topology import plan_topology
+    from cluster.runtime.services import sequence_spec
+    from cluster.runtime.supervisor import Supervisor
 
     topology = plan_topology(config, sequence_spec(config))
     with tempfile.TemporaryDirectory(prefix="a57-overload-") as folder:

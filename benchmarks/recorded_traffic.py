@@ -16,7 +16,7 @@ import numpy as np
 from actors.rollout import RolloutWorker
 from agent57.networks import flatten_weights
 from agent57.structures import SequenceSpec
-from cluster.config import TrainConfig
+from cluster.run.config import TrainConfig
 from learner.learner import Learner
 from replay.codec import decode_batch, encode_sequence
 

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 import zstandard
 
-from actors.environments import EnvironmentConfig
+from actors.environments.contract import EnvironmentConfig
 from actors.rollout import ActorConfig, RolloutWorker
 from agent57.config import AgentConfig
 from agent57.structures import SequenceSpec
 from benchmarks.measure import Figure, against, alternating_medians, report
 from benchmarks.rivals import RIVALS, rival_figures
-from cluster.freed_memory import keep_freed_memory
+from cluster.runtime.freed_memory import keep_freed_memory
 from replay.codec import decode_batch, decode_sequence, encode_sequence
 from replay.prioritized import PrioritizedReplay, ReplayConfig
 

@@ -30,10 +30,10 @@ import numpy as np
 from benchmarks.measure import Figure, report
 from benchmarks.process_cpu import children_named, cpu_seconds, private_bytes
 from benchmarks.recorded_traffic import RecordedTraffic, record_traffic
-from cluster.config import TrainConfig
-from cluster.presets import PAPER
-from cluster.ray_environment import prepare_ray_environment
-from cluster.supervisor import Supervisor
+from cluster.on_ray.environment import prepare_ray_environment
+from cluster.run.config import TrainConfig
+from cluster.run.presets import PAPER
+from cluster.runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from benchmarks.simulated_fleet import SimulatedFleet

@@ -27,9 +27,12 @@ from actors.rollout import Episode
 from agent57.config import AgentConfig
 from agent57.structures import EnvironmentSpec, SequenceBatch
 from benchmarks.recorded_traffic import RecordedTraffic
-from cluster import services
-from cluster.config import TrainConfig
-from cluster.messages import (
+from cluster.on_ray.fleet import RayFleet
+from cluster.on_ray.remotes import LearnerProcess, Located, Location, RemoteShard, RemoteWeights
+from cluster.plan.placement import Load, Node, Placement
+from cluster.plan.topology import Topology
+from cluster.run.config import TrainConfig
+from cluster.run.messages import (
     PeerLost,
     ProcessId,
     ReplayPort,
@@ -39,10 +42,7 @@ from cluster.messages import (
     UpdateReply,
     UpdateRequest,
 )
-from cluster.placement import Load, Node, Placement
-from cluster.ray_fleet import RayFleet
-from cluster.remotes import LearnerProcess, Located, Location, RemoteShard, RemoteWeights
-from cluster.topology import Topology
+from cluster.runtime import services
 from learner.data_parallel import Ranks
 from learner.learner import LearnerConfig, UpdateResult
 from replay.prioritized import SampledSequences

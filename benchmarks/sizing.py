@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from agent57.structures import SequenceSpec
 from benchmarks.networks import ATARI
-from cluster.config import TrainConfig
-from cluster.placement import Node
-from cluster.presets import PAPER
-from cluster.topology import Topology, network_parameters, plan_topology
+from cluster.plan.placement import Node
+from cluster.plan.topology import Topology, network_parameters, plan_topology
+from cluster.run.config import TrainConfig
+from cluster.run.presets import PAPER
 
 LANES_PER_WORKER = 16
 NODE_CORES, NODE_GB = 16, 64

@@ -4,7 +4,7 @@ Synchronous data parallelism over `torch.distributed` (NCCL between GPUs, gloo b
 sums over a batch, it sums over the ranks too, through `Ranks`: gradients before they are clipped, running
 moments, statistics, and the decision to skip an update. So R ranks on a split batch do what one does on the
 whole, to float tolerance, and the ranks' weights are equal bit for bit. Knows nothing of Ray: whoever starts
-the ranks (`cluster/remotes.py`) says where they meet.
+the ranks (`cluster/on_ray/remotes.py`) says where they meet.
 """
 
 from __future__ import annotations

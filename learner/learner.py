@@ -2,7 +2,7 @@
 
 Agent57 section 3 and appendix. The learner knows nothing of processes or replay: `update` takes a
 `SequenceBatch` and returns priorities and statistics; `weights` is what actors pull. Called by the learner
-process (`cluster/remotes.py`) or inline by the serial mode.
+process (`cluster/on_ray/remotes.py`) or inline by the serial mode.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from agent57.config import AgentConfig, require
+from agent57.family import PolicyFamily
 from agent57.losses import QLosses, embedding_loss, last_transitions, q_losses, rnd_loss
 from agent57.networks import Agent57Networks, flatten_weights, load_flat_weights
-from agent57.policy_family import PolicyFamily
 from agent57.ranges import Range, check_ranges
 from agent57.structures import EXTRINSIC, INTRINSIC, EnvironmentSpec, SequenceBatch
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype

@@ -1,6 +1,6 @@
 """A thread that fetches batches ahead of the learner.
 
-The learner process (`cluster/remotes.py`) hands it a function that samples and decompresses one batch.
+The learner process (`cluster/on_ray/remotes.py`) hands it a function that samples and decompresses one batch.
 """
 
 from __future__ import annotations

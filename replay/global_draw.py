@@ -5,7 +5,7 @@ position of the whole priority mass falls into one shard, at a position of that 
 shard for its mass, and then each for the sequences at its positions, is *exactly* proportional prioritization over
 everything stored (Schaul et al. 2016), stratified as in `PrioritizedReplay.sample`. The masses may change between
 the two questions, by what was inserted or updated in those milliseconds; nothing else differs. Called by
-`cluster/sharded_replay.py`.
+`cluster/runtime/sharded_replay.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Prioritized replay of compressed sequences, bounded in steps and in bytes.
 
 Schaul et al. 2016 (proportional prioritization), R2D2 section 2.3 (sequences), Agent57 appendix (exponent 0.9,
-capacity). It never looks inside a blob. Lives in a replay shard (`cluster/remotes.py`) or in the serial mode's
+capacity). It never looks inside a blob. Lives in a replay shard (`cluster/on_ray/remotes.py`) or in the serial mode's
 process; priorities arrive ready-made, from actors with new sequences and from the learner with sampled ones.
 """
 

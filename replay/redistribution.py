@@ -2,7 +2,7 @@
 
 Every new shard reads the files of all old ones, merged from the oldest sequence to the newest, and keeps each
 ``num_shards``-th: an equal part of every old shard and of every age. Called by each shard for itself
-(`cluster/sharded_replay.py`) and by the serial mode.
+(`cluster/runtime/sharded_replay.py`) and by the serial mode.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.metrics import MetricSeries
+from cluster.telemetry.metrics import MetricSeries
 from results.plots import COLOURS, save_panels, thin
 
 ROOT = Path(__file__).resolve().parent.parent

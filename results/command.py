@@ -20,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.doctor import usable_cores
+from cluster.plan.machine import usable_cores
 from results.earlier import read_earlier
 from results.experiment import Experiment, Outcome, plan
 from results.record import write_outcome, write_run_record

@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from cluster.metrics import MetricSeries, read_metrics
+from cluster.telemetry.metrics import MetricSeries, read_metrics
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

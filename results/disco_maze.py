@@ -16,12 +16,12 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
-from actors.environments import environment_spec
+from actors.environments.contract import environment_spec
 from actors.evaluator import Evaluator
 from agent57.networks import Agent57Networks, flatten_weights
-from cluster.checkpoint import Checkpoints, load_tree
-from cluster.config import load_config
-from cluster.metrics import MetricSeries
+from cluster.run.checkpoint import Checkpoints, load_tree
+from cluster.run.config import load_config
+from cluster.telemetry.metrics import MetricSeries
 from results.command import run_as_command
 from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
 from results.plots import draw_curves, save_panels

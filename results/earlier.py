@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.metrics import MetricSeries
-from cluster.score import RULE
+from cluster.telemetry.metrics import MetricSeries
+from cluster.telemetry.score import RULE
 from results.experiment import Earlier, Experiment, Metrics, RunKey, run_name, training_arguments
 
 

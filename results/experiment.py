@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.metrics import MetricSeries, read_metrics
+from cluster.telemetry.metrics import MetricSeries, read_metrics
 from results.plots import final_value, thin
 
 RunKey = tuple[str, int]

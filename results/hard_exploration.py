@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent57.policy_family import PolicyFamily
+from agent57.family import PolicyFamily
 from results.command import run_as_command
 from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
 from results.plots import draw_curves, draw_shares, save_panels
@@ -64,7 +64,7 @@ def draw(outcome: Outcome, folder: Path) -> None:
 EXPERIMENT = Experiment(
     name="hard_exploration",
     title="MiniGrid MultiRoom-N4-S5: the full agent, no intrinsic rewards, no bandit",
-    env="actors.minigrid_levels:Agent57/MiniGridMoves-MultiRoom-N4-S5-v1",
+    env="actors.environments.minigrid_levels:Agent57/MiniGridMoves-MultiRoom-N4-S5-v1",
     variants=VARIANTS,
     base_flags=(
         *("--max-env-frames", str(FRAMES), "--evaluation.period-env-frames", str(FRAMES // EVALUATIONS)),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent57.policy_family import PolicyFamily
+from agent57.family import PolicyFamily
 from results.command import run_as_command
 from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
 from results.plots import draw_curves, draw_shares, save_panels

@@ -12,8 +12,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from cluster.metrics import MetricSeries
-from cluster.report.statistics import (  # noqa: F401  (the experiments take them from here)
+from cluster.commands.report.statistics import (  # noqa: F401  (the experiments take them from here)
     GRID_POINTS,
     bootstrap_interval,
     final_value,
@@ -21,6 +20,7 @@ from cluster.report.statistics import (  # noqa: F401  (the experiments take the
     on_common_grid,
     thin,
 )
+from cluster.telemetry.metrics import MetricSeries
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.doctor import usable_cores
-from cluster.score import RULE
+from cluster.plan.machine import usable_cores
+from cluster.telemetry.score import RULE
 from results.experiment import MAX_POINTS, Outcome
 from results.plots import bootstrap_interval, interquartile_mean, thin
 

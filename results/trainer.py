@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from cluster.metrics import read_metrics
+from cluster.telemetry.metrics import read_metrics
 from results.experiment import FINISHED, Run
 
 ROOT = Path(__file__).resolve().parent.parent

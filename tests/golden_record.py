@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from actors.environments import frames_per_step
-from cluster.command_line import parse_train
-from cluster.serial_fleet import SerialFleet
-from cluster.services import sequence_spec
-from cluster.supervisor import Supervisor
-from cluster.topology import plan_topology
+from actors.environments.contract import frames_per_step
+from cluster.plan.topology import plan_topology
+from cluster.run.command_line import parse_train
+from cluster.runtime.serial_fleet import SerialFleet
+from cluster.runtime.services import sequence_spec
+from cluster.runtime.supervisor import Supervisor
 
 FILE = Path(__file__).with_suffix(".json")
 LITTLE = (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.environments import EnvironmentConfig
+from actors.environments.contract import EnvironmentConfig
 from actors.evaluator import EvaluationConfig, Evaluator
 from actors.lanes import LaneStep
 from actors.rollout import ActorConfig, EpisodeTally, RolloutWorker
@@ -23,15 +23,15 @@ from agent57.config import (
     PolicyFamilyConfig,
     SequenceConfig,
 )
+from agent57.family import PolicyFamily
 from agent57.intrinsic_reward import LifelongNovelty
 from agent57.losses import q_losses
 from agent57.networks import Agent57Networks, EmbeddingNetwork, QNetwork, RandomNetworkDistillation, flatten_weights
-from agent57.policy_family import PolicyFamily
 from agent57.structures import SequenceBatch, SequenceSpec
 from agent57.torsos import resolve_torso_dtype
-from cluster.commands import train
-from cluster.meta_controller import MetaController
-from cluster.metrics import read_metrics
+from cluster.commands.train import train
+from cluster.runtime.meta_controller import MetaController
+from cluster.telemetry.metrics import read_metrics
 from learner.learner import Learner, LearnerConfig
 from tests.cluster.tiny import tiny_config
 from tests.loss_oracle import (

@@ -19,9 +19,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cluster.command_line import parse_train
-from cluster.presets import PRESETS
-from cluster.tensorboard_layout import LAYOUT
+from cluster.run.command_line import parse_train
+from cluster.run.presets import PRESETS
+from cluster.telemetry.tensorboard.layout import LAYOUT
 from examples import ddpg_pendulum, gaussian_policy_gradient, reinforce_cartpole
 from launch import COMMANDS, main
 from results.command import main as run_experiment

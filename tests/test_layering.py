@@ -21,7 +21,9 @@ ALLOWED = {
 }
 # `agent57.load_policy` is a promise to users; it reads files, so it lives above. The one import upwards there is.
 FRONT_DOOR = ("agent57/__init__.py", "actors.exported_policy.load_policy")
-CLUSTER_ONLY = {"ray", "tensorboard", "tensorboardX", "torch.utils.tensorboard"}
+# Rooms of cluster/, from the lowest to the highest: each may import those before it.
+ROOMS = ("run", "plan", "telemetry", "runtime", "on_ray", "commands")
+TENSORBOARD = {"tensorboard", "tensorboardX", "torch.utils.tensorboard"}
 # The algorithm has no files, threads, processes, clocks, environment variables, hidden seeds or late imports.
 IMPURE = {
     *("asyncio", "concurrent", "multiprocessing", "queue", "signal", "select", "selectors", "subprocess", "threading"),
@@ -57,14 +59,19 @@ def violations(source: str, package: str, path: str = "") -> list[str]:
     """What ``source``, a file of ``package`` ("launch" for the launcher), imports or calls against the rules."""
     tree = ast.parse(source)
     found = []
+    room = path.split("/")[1] if path.startswith("cluster/") else ""
     for line, module in imported_modules(tree, package):
         top = module.split(".")[0]
         if (path, module) == FRONT_DOOR:
             continue
         if top in PICKLES:
             found.append(f"line {line}: {module}: pickles run code when loaded")
-        if package != "cluster" and any(within(module, name) for name in CLUSTER_ONLY):
-            found.append(f"line {line}: {module}: only cluster/ knows it")
+        if room != "on_ray" and top == "ray":
+            found.append(f"line {line}: {module}: only cluster/on_ray/ knows it")
+        if room != "telemetry" and any(within(module, name) for name in TENSORBOARD):
+            found.append(f"line {line}: {module}: only cluster/telemetry/ knows it")
+        if top == "cluster" and room in ROOMS and module.split(".")[1] not in ROOMS[: ROOMS.index(room) + 1]:
+            found.append(f"line {line}: {module}: above cluster/{room}/")
         if package == "launch" and top in PROJECT - {"launch", "cluster"}:
             found.append(f"line {line}: {module}: launch.py knows cluster/ only")
         if package == "cluster" and top == "launch":
@@ -117,7 +124,7 @@ def test_the_algorithm_is_imported_alone() -> None:
 
 def test_the_algorithm_was_found() -> None:
     """An empty list of files would pass every rule."""
-    assert {"structures.py", "retrace.py", "bandit.py"} <= {path.name for package, path in sources()}
+    assert {"structures.py", "traces.py", "bandit.py"} <= {path.name for package, path in sources()}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +141,7 @@ def test_the_algorithm_was_found() -> None:
         ("replay", "import torch"),
         ("replay", "from agent57 import networks"),
         ("replay", "from agent57.losses import sequence_priorities"),
-        ("replay", "import agent57.retrace"),
+        ("replay", "import agent57.traces"),
         ("actors", "from learner.learner import Learner"),
         ("actors", "import learner"),
         ("actors", "from replay.codec import encode"),
@@ -142,7 +149,7 @@ def test_the_algorithm_was_found() -> None:
         ("actors", "from torch.utils import tensorboard"),
         ("learner", "import actors.rollout"),
         ("learner", "import ray"),
-        ("learner", "from cluster import config"),
+        ("learner", "from cluster.run import config"),
         ("learner", "import tensorboard.summary"),
         ("cluster", "import launch"),
         ("cluster", "import pickle"),
@@ -159,15 +166,73 @@ def test_the_rules_can_fail(package: str, source: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("runtime", "import ray"),
+        ("commands", "from ray.exceptions import RayError"),
+        ("on_ray", "from torch.utils.tensorboard import SummaryWriter"),
+        ("run", "from cluster.plan.topology import Topology"),
+        ("plan", "def f():\n    from cluster.commands import doctor"),
+        ("telemetry", "from cluster.runtime.supervisor import Supervisor"),
+        ("runtime", "from cluster.on_ray.fleet import RayFleet"),
+    ],
+)
+def test_the_rules_of_the_rooms_can_fail(room: str, source: str) -> None:
+    assert violations(source, "cluster", f"cluster/{room}/module.py") != []
+
+
+def test_every_room_is_known() -> None:
+    rooms = {path.name for path in (ROOT / "cluster").iterdir() if (path / "__init__.py").exists()}
+    assert rooms == set(ROOMS)
+
+
+def test_no_circles() -> None:
+    """Not even by imports that are made late or for the type checker only."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for _, path in sources()}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    graph = {name: imported_of(name, path, modules) for name, path in modules.items()}
+    assert circle(graph) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def imported_of(name: str, path: Path, modules: dict[str, Path]) -> set[str]:
+    """The project's modules that ``name`` imports, apart from the packages that hold it."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for _, module in imported_modules(ast.parse(path.read_text()), package):
+        candidates = (module, module.rpartition(".")[0])
+        found |= {next((one for one in candidates if one in modules), name)}
+    return {module for module in found - {name} if (name, module) != ("agent57", "actors.exported_policy")}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Names along a circle of ``graph``, the first again at the end; [] if there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        for other in sorted(graph.get(name, ())):
+            if found := visit(other, [*path, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(graph) if (found := visit(name, []))), [])
+
+
+@pytest.mark.parametrize(
     ("package", "source"),
     [
         ("agent57", "import math\nimport torch.nn.functional as F\nfrom agent57.config import LossConfig"),
         ("replay", "import threading\nimport zstandard\nfrom agent57.structures import SequenceBatch"),
         ("actors", "import gymnasium\nfrom agent57.networks import Agent\nfrom . import lanes"),
         ("learner", "import time\nfrom torch import nn\nfrom agent57 import losses"),
-        ("cluster", "import ray\nfrom torch.utils.tensorboard import SummaryWriter\nimport actors.rollout"),
+        ("cluster", "import actors.rollout"),
         ("cluster", "torch.load(path, weights_only=True)\nnp.load(path)"),
-        ("launch", "import sys\nfrom cluster.config import RunConfig"),
+        ("launch", "import sys\nfrom cluster.run.config import RunConfig"),
     ],
 )
 def test_what_is_allowed_passes(package: str, source: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.area_resize import AreaResize
-from actors.atari_emulator import EmulatorLanes
-from actors.environment_kinds import make_lanes
-from actors.environments import EnvironmentConfig, LaneEnvironments
-from actors.supported_spaces import UnsupportedEnvironment
+from actors.environments.atari.area_resize import AreaResize
+from actors.environments.atari.emulator import EmulatorLanes
+from actors.environments.contract import EnvironmentConfig, LaneEnvironments
+from actors.environments.kinds import make_lanes
+from actors.environments.supported_spaces import UnsupportedEnvironment
 
 LANES = 2
 GAMES = ("Pong", "Breakout", "MontezumaRevenge", "Seaquest")

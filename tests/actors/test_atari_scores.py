@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ale_py import roms
 
-from actors.atari_scores import (
+from actors.environments.atari.scores import (
     RANDOM_AND_HUMAN_SCORES,
     capped_human_normalised_score,
     game_of,

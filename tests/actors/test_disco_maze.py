@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.gridworlds.disco_maze import COLOURS, DiscoMaze, VectorDiscoMaze, maze_walls
+from actors.environments.gridworlds.disco_maze import COLOURS, DiscoMaze, VectorDiscoMaze, maze_walls
 
 GREEN = (0, 255, 0)
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))

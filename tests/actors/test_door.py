@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.door import EnvironmentFault, EnvironmentRaised, Refused, flag_of, revisit_of, reward_of
-from actors.environments import EnvironmentConfig, LaneEnvironments
+from actors.environments.contract import EnvironmentConfig, LaneEnvironments
+from actors.environments.door import EnvironmentFault, EnvironmentRaised, Refused, flag_of, revisit_of, reward_of
 from actors.lanes import Lanes, LaneStep
 from actors.rollout import ActorConfig, RolloutWorker
 from agent57.networks import flatten_weights
@@ -91,10 +91,10 @@ def test_exceptions_become_faults_that_name_lane_and_step(fault: str, words: str
 def test_an_interrupt_is_a_fault_where_no_key_can_have_caused_it(monkeypatch: pytest.MonkeyPatch) -> None:
     environments = hostile("interrupt")
     environments.reset()
-    monkeypatch.setattr("actors.door.signal.getsignal", lambda number: signal.default_int_handler)
+    monkeypatch.setattr("actors.environments.door.signal.getsignal", lambda number: signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         environments.step(np.ones(2, np.int64))
-    monkeypatch.setattr("actors.door.signal.getsignal", lambda number: print)
+    monkeypatch.setattr("actors.environments.door.signal.getsignal", lambda number: print)
     with pytest.raises(EnvironmentRaised, match="raised KeyboardInterrupt"):
         environments.step(np.ones(2, np.int64))
 

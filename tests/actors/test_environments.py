@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from actors.door import EnvironmentRaised
-from actors.environments import (
+from actors.environments.config import keyword_arguments
+from actors.environments.contract import (
     EnvironmentConfig,
     EnvironmentStep,
     LaneEnvironments,
     UnsupportedEnvironment,
     environment_spec,
     frames_per_step,
-    keyword_arguments,
 )
-from actors.gridworlds.disco_maze import maze_walls
-from actors.gridworlds.vector_gridworld import VectorGridworld
+from actors.environments.door import EnvironmentRaised
+from actors.environments.gridworlds.disco_maze import maze_walls
+from actors.environments.gridworlds.vector_gridworld import VectorGridworld
 from agent57.structures import EnvironmentSpec
 from tests.fakes import Chain
 

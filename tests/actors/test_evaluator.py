@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from actors.environments import EnvironmentConfig
+from actors.environments.contract import EnvironmentConfig
 from actors.evaluator import EvaluationConfig, Evaluator
 from actors.lanes import LaneStep
 from actors.rollout import Episode
 from agent57.config import AgentConfig, IntrinsicConfig, NetworkConfig, PolicyFamilyConfig
 from agent57.networks import Agent57Networks, flatten_weights
-from cluster.checkpoint import load_tree, save_tree
+from cluster.run.checkpoint import load_tree, save_tree
 
 CHAIN = "tests.fakes:Chain-v0"
 """8 cells: 7 steps to the right earn 1; whoever stays at the left end is cut off after 32."""

@@ -12,9 +12,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-import actors.gridworlds  # noqa: F401 (registers the ids)
-from actors.gridworlds.near_or_far import VectorNearOrFar
-from actors.gridworlds.vector_gridworld import LEFT, RIGHT, GridworldEnv, VectorGridworld
+import actors.environments.gridworlds  # noqa: F401 (registers the ids)
+from actors.environments.gridworlds.near_or_far import VectorNearOrFar
+from actors.environments.gridworlds.vector_gridworld import LEFT, RIGHT, GridworldEnv, VectorGridworld
 
 WORLDS = [
     ("Agent57/RandomCoin-v0", {"size": 5}),

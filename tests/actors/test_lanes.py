@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.environments import EnvironmentStep, LaneEnvironments
+from actors.environments.contract import EnvironmentStep, LaneEnvironments
 from actors.lanes import Lanes, LaneStep
 from agent57.config import AgentConfig, IntrinsicConfig, LossConfig, NetworkConfig, PolicyFamilyConfig
 from agent57.networks import Agent57Networks, flatten_weights

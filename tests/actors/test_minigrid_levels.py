@@ -8,17 +8,17 @@ import gymnasium
 import numpy as np
 import pytest
 
-from actors.environments import EnvironmentConfig, LaneEnvironments, UnsupportedEnvironment, environment_spec
+from actors.environments.contract import EnvironmentConfig, LaneEnvironments, UnsupportedEnvironment, environment_spec
 from agent57.structures import EnvironmentSpec
 
 minigrid = pytest.importorskip("minigrid")
 
 from minigrid.core.world_object import Key  # noqa: E402 (after the check that MiniGrid is there)
 
-from actors.minigrid_levels import view_of  # noqa: E402
+from actors.environments.minigrid_levels import view_of  # noqa: E402
 
 LEFT, RIGHT, FORWARD, TOGGLE = 0, 1, 2, 5
-EMPTY_ROOM = "actors.minigrid_levels:Agent57/MiniGrid-Empty-5x5-v0"
+EMPTY_ROOM = "actors.environments.minigrid_levels:Agent57/MiniGrid-Empty-5x5-v0"
 
 
 def planes_by_loops(image: np.ndarray) -> np.ndarray:
@@ -148,7 +148,7 @@ def test_a_smaller_view_is_an_argument() -> None:
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "actors.minigrid_levels")
+    monkeypatch.delitem(sys.modules, "actors.environments.minigrid_levels")
     monkeypatch.setitem(sys.modules, "minigrid", None)
     with pytest.raises(UnsupportedEnvironment, match="pip install minigrid"):
         environment_spec(EMPTY_ROOM, EnvironmentConfig())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.gridworlds.near_or_far import VectorNearOrFar, indifference_discount
+from actors.environments.gridworlds.near_or_far import VectorNearOrFar, indifference_discount
 
 
 @pytest.mark.parametrize(("action", "steps", "reward"), [(0, 3, 1.0), (1, 30, 2.0)])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.environments import EnvironmentConfig, environment_spec
+from actors.environments.contract import EnvironmentConfig, environment_spec
 from actors.evaluator import EvaluationConfig, Evaluator
 from actors.lanes import LaneStep
 from actors.policy import Policy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.gridworlds.random_coin import VectorRandomCoin
+from actors.environments.gridworlds.random_coin import VectorRandomCoin
 
 MOVES = {0: (-1, 0), 1: (0, 1), 2: (1, 0), 3: (0, -1)}
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from actors.environments import EnvironmentConfig
+from actors.environments.contract import EnvironmentConfig
 from actors.rollout import ActorConfig, Rollout, RolloutWorker
 from agent57.config import AgentConfig, IntrinsicConfig, LossConfig, NetworkConfig, PolicyFamilyConfig, SequenceConfig
+from agent57.family import PolicyFamily
 from agent57.losses import q_losses
 from agent57.networks import Agent57Networks, flatten_weights
-from agent57.policy_family import PolicyFamily
 from agent57.structures import Sequence, SequenceBatch, SequenceSpec
-from cluster.checkpoint import load_tree, save_tree
+from cluster.run.checkpoint import load_tree, save_tree
 
 gymnasium.register("CounterOfThree-v0", "tests.fakes:Counter", kwargs={"endings": ((3, False),)})
 gymnasium.register(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from actors.environments import EnvironmentConfig
+from actors.environments.contract import EnvironmentConfig
 from actors.evaluator import EvaluationConfig, Evaluator
 from actors.rollout import Episode
 from agent57.config import AgentConfig, IntrinsicConfig, NetworkConfig, PolicyFamilyConfig

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from actors.environments import EnvironmentConfig, EnvironmentStep, LaneEnvironments
+from actors.environments.contract import EnvironmentConfig, EnvironmentStep, LaneEnvironments
 from actors.lanes import Lanes, LaneStep
 from actors.sequence_builder import BuiltSequence, SequenceBuilder
 from agent57.config import AgentConfig, IntrinsicConfig, NetworkConfig, PolicyFamilyConfig, SequenceConfig

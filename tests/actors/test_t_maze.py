@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.gridworlds.t_maze import VectorTMaze
+from actors.environments.gridworlds.t_maze import VectorTMaze
 
 UP, RIGHT, DOWN, LEFT = range(4)
 CUE_UP, CUE_DOWN, CORRIDOR, JUNCTION = range(4)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from actors.atari_screens import AtariScreens
-from actors.environments import EnvironmentConfig, LaneEnvironments
-from actors.reproducible import EpisodeHistory
-from actors.training_environment import TrainingEnvironment
+from actors.environments.atari.screens import AtariScreens
+from actors.environments.contract import EnvironmentConfig, LaneEnvironments
+from actors.environments.reproducible import EpisodeHistory
+from actors.environments.training_environment import TrainingEnvironment
 
 STICKY = EnvironmentConfig(full_action_set=False, sticky_actions=0.25)
 

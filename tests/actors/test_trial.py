@@ -11,9 +11,9 @@ import pytest
 from gymnasium import spaces
 
 import launch
-from actors.environments import EnvironmentConfig
-from actors.supported_spaces import UnsupportedEnvironment
-from actors.trial import try_environment
+from actors.environments.contract import EnvironmentConfig
+from actors.environments.supported_spaces import UnsupportedEnvironment
+from actors.environments.trial import try_environment
 
 MODULE = "tests.hostile_environments"
 BOX, TWO = spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(2)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from agent57.intrinsic_reward import EpisodicMemory, LifelongNovelty, _smallest, combine
-from cluster.presets import PRESETS
+from cluster.run.presets import PRESETS
 from tests import oracles
 
 

@@ -20,8 +20,8 @@ from agent57.losses import (
     sequence_priorities,
 )
 from agent57.networks import EmbeddingNetwork, QNetwork, RandomNetworkDistillation
-from agent57.rescaling import rescale, unrescale
 from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch
+from agent57.values import rescale, unrescale
 from tests.loss_oracle import (
     INDEXED,
     SMALL_IMAGE,

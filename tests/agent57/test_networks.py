@@ -24,9 +24,9 @@ from agent57.networks import (
     flatten_weights,
     load_flat_weights,
 )
-from agent57.rescaling import rescale
 from agent57.structures import NO_ACTION, EnvironmentSpec
 from agent57.torsos import set_torso_dtype
+from agent57.values import rescale
 from tests.loss_oracle import LSTM_SIZE, SMALL_IMAGE, VECTOR, observations_of, plain_convolutions, tiny_network
 
 NUM_POLICIES = 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agent57.policy_family import PolicyFamily, epsilon_greedy, lane_epsilons
+from agent57.family import PolicyFamily, epsilon_greedy, lane_epsilons
 from tests import oracles
 
 SIZES = [1, 2, 3, 4, 8, 9, 10, 11, 16, 32, 64]

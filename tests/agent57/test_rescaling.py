@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from agent57.rescaling import combine_q, rescale, unrescale
+from agent57.values import combine_q, rescale, unrescale
 from tests import oracles
 
 MAGNITUDES = [0.0, 1e-6, 1e-3, 0.5, 1.0, 3.0, 10.0, 91.0, 1e3, 1e5, 1e7]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agent57.retrace import peng_targets, retrace_targets, trace_coefficients
+from agent57.traces import peng_targets, retrace_targets, trace_coefficients
 from tests import oracles
 
 RETRACE_ARRAYS = ("target_q", "target_policy", "actions", "behaviour_probs", "rewards", "discounts", "mask")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent57.running_moments import RunningMoments
+from agent57.moments import RunningMoments
 
 
 def add(moments: RunningMoments, samples: np.ndarray, weight: float) -> None:

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from actors.environments import frames_per_step
-from cluster.config import TrainConfig
-from cluster.placement import Node
-from cluster.ray_fleet import RayFleet
-from cluster.ray_session import RaySession
-from cluster.services import sequence_spec
-from cluster.supervisor import Supervisor
-from cluster.topology import plan_topology
+from actors.environments.contract import frames_per_step
+from cluster.on_ray.fleet import RayFleet
+from cluster.on_ray.session import RaySession
+from cluster.plan.placement import Node
+from cluster.plan.topology import plan_topology
+from cluster.run.config import TrainConfig
+from cluster.runtime.services import sequence_spec
+from cluster.runtime.supervisor import Supervisor
 
 
 class Run:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import launch
-from actors.atari_scores import RANDOM_AND_HUMAN_SCORES, human_normalised_score
-from cluster.metrics import MetricSeries, read_metrics
-from cluster.saved_agent import load_agent
-from cluster.suite import env_id
+from actors.environments.atari.scores import RANDOM_AND_HUMAN_SCORES, human_normalised_score
+from cluster.commands.saved_agent import load_agent
+from cluster.commands.suite import env_id
+from cluster.telemetry.metrics import MetricSeries, read_metrics
 
 STEPS, UPDATES, EVALUATION_FRAMES, FRAME_SKIP = 2_000, 20, 4_000, 4
 FLAGS = (

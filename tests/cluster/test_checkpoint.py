@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cluster import checkpoint as checkpoint_module
-from cluster.checkpoint import MANIFEST, Checkpoints, frames_of, load_tree, save_tree
-from cluster.errors import UserError
+from cluster.run import checkpoint as checkpoint_module
+from cluster.run.checkpoint import MANIFEST, Checkpoints, frames_of, load_tree, save_tree
+from cluster.run.errors import UserError
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -265,7 +265,7 @@ def test_a_full_disk_while_sealing_leaves_nothing_either(tmp_path: Path, monkeyp
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("cluster.checkpoint.sync", full)
+    monkeypatch.setattr("cluster.run.checkpoint.sync", full)
     with pytest.raises(OSError, match="No space"):
         write(checkpoints, 2000)
     assert names(checkpoints) == ["000000001000"]
@@ -345,7 +345,7 @@ def test_a_failed_replacement_brings_the_old_one_back(tmp_path: Path, monkeypatc
             raise OSError(errno.EIO, "Input/output error")
         rename(source, target)
 
-    monkeypatch.setattr("cluster.checkpoint.os.rename", fail_for_the_new_one)
+    monkeypatch.setattr("cluster.run.checkpoint.os.rename", fail_for_the_new_one)
     with pytest.raises(OSError, match="Input/output"):
         write(checkpoints, 1000, b"new")
     assert names(checkpoints) == ["000000001000"]

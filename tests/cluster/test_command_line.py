@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import launch
-from cluster.command_line import parse_train
-from cluster.errors import UserError
-from cluster.presets import LAPTOP, PRESETS
+from cluster.run.command_line import parse_train
+from cluster.run.errors import UserError
+from cluster.run.presets import LAPTOP, PRESETS
 
 
 def test_the_default_is_the_laptop_preset_on_pong() -> None:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checkpoint import Checkpoints, frames_of, load_tree
-from cluster.commands import train
-from cluster.config import CheckpointConfig
-from cluster.metrics import METRICS_FILE, read_metrics
+from cluster.commands.train import train
+from cluster.run.checkpoint import Checkpoints, frames_of, load_tree
+from cluster.run.config import CheckpointConfig
+from cluster.telemetry.metrics import METRICS_FILE, read_metrics
 from tests.cluster.running import Run
 from tests.cluster.test_faults import config_of, events
 from tests.cluster.test_serial_run import assert_same, flatten

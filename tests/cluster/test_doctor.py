@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cluster import doctor
-from cluster.doctor import Check
+from cluster.commands import doctor
+from cluster.commands.doctor import Check
+from cluster.plan import machine
 
 GB = 10**9
 
@@ -111,7 +112,7 @@ def test_usable_cores_respect_the_containers_quota(
         write(tmp_path, "proc/self/cgroup", "4:memory:/\n3:cpu:/box\n0::/")
         write(tmp_path, "sys/fs/cgroup/cpu/box/cpu.cfs_quota_us", quota)
         write(tmp_path, "sys/fs/cgroup/cpu/box/cpu.cfs_period_us", 100_000)
-    assert doctor.usable_cores(tmp_path) == expected
+    assert machine.usable_cores(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_available_memory_respects_the_containers_limit(
         write(tmp_path, "sys/fs/cgroup/memory/memory.usage_in_bytes", used)
         write(tmp_path, "sys/fs/cgroup/memory/memory.stat", f"cache 1\ntotal_inactive_file {cache}")
         (tmp_path / "sys/fs/cgroup/memory/on/the").mkdir(parents=True)
-    assert doctor.available_memory_bytes(tmp_path) == expected
+    assert machine.available_memory_bytes(tmp_path) == expected
 
 
 @pytest.mark.parametrize(("available", "status"), [(0.5, "problem"), (3, "warning"), (8, "ok")])
@@ -251,5 +252,5 @@ def test_exit_code_and_advice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_importing_the_doctor_needs_no_heavy_package() -> None:
-    code = "import sys, cluster.doctor; assert not {'torch', 'ray', 'ale_py', 'numpy'} & set(sys.modules)"
-    subprocess.run([doctor.sys.executable, "-c", code], check=True, cwd=Path(doctor.__file__).parent.parent)
+    code = "import sys, cluster.commands.doctor; assert not {'torch', 'ray', 'ale_py', 'numpy'} & set(sys.modules)"
+    subprocess.run([doctor.sys.executable, "-c", code], check=True, cwd=Path(doctor.__file__).resolve().parents[2])

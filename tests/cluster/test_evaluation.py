@@ -17,19 +17,19 @@ import torch
 
 import agent57
 import launch
-from actors.environments import EnvironmentConfig
+from actors.environments.contract import EnvironmentConfig
 from actors.exported_policy import CONFIG_FILE, WEIGHTS_FILE, ExportedPolicy
 from actors.lanes import LaneStep
 from actors.rollout import ActorConfig, Episode
 from agent57.config import IntrinsicConfig
 from agent57.losses import both_networks
-from cluster.commands import train
-from cluster.config import TrainConfig
-from cluster.evaluation import make_evaluator, record
-from cluster.messages import EvaluationRequest
-from cluster.saved_agent import load_agent
-from cluster.services import EvaluatorService, LearnerService, LocalWeights
-from cluster.video import EpisodePanel, VideoFile, picture_of
+from cluster.commands.evaluation import make_evaluator, record
+from cluster.commands.saved_agent import load_agent
+from cluster.commands.train import train
+from cluster.commands.video import EpisodePanel, VideoFile, picture_of
+from cluster.run.config import TrainConfig
+from cluster.run.messages import EvaluationRequest
+from cluster.runtime.services import EvaluatorService, LearnerService, LocalWeights
 from tests.cluster.tiny import tiny_config
 
 README = Path(__file__).resolve().parents[2] / "README.md"

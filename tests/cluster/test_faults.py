@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.environments import EnvironmentConfig
-from cluster.checkpoint import Checkpoints, load_tree
-from cluster.config import CheckpointConfig, ClusterConfig, TrainConfig
-from cluster.errors import TrainingStopped, UserError
-from cluster.metrics import read_metrics
+from actors.environments.contract import EnvironmentConfig
+from cluster.run.checkpoint import Checkpoints, load_tree
+from cluster.run.config import CheckpointConfig, ClusterConfig, TrainConfig
+from cluster.run.errors import TrainingStopped, UserError
+from cluster.telemetry.metrics import read_metrics
 from replay.redistribution import saved_shards
 from tests.cluster.running import Run
 from tests.cluster.test_hostile_runs import HOSTILE, assert_finite
@@ -183,7 +183,7 @@ def test_an_environment_that_turns_bad_for_ever_stops_the_run(
     """Within a minute or two, with the first cause in one sentence, and what was learned in a checkpoint."""
     if fault in ("exit", "interrupt"):
         # Exceptions have the usual patience: five restarts, with waits that add up to 81 s.
-        monkeypatch.setattr("cluster.restarts.BACKOFF_SECONDS", (1.0,))
+        monkeypatch.setattr("cluster.runtime.restarts.BACKOFF_SECONDS", (1.0,))
     run_dir = tmp_path / "run"
     arguments = EnvironmentConfig(arguments=(f"fault={fault}", "after=200"))
     cluster = dataclasses.replace(CLUSTER, num_learners=1, replay_shards=1, num_workers=1)
@@ -334,7 +334,7 @@ def zombie(pid: int) -> bool:
 
 def test_the_saved_shards_of_a_run_are_numbered(tmp_path: Path) -> None:
     """`saved_shards` counts files as `ReplayShard.save` names them."""
-    from cluster.sharded_replay import ReplayShard
+    from cluster.runtime.sharded_replay import ReplayShard
 
     config = config_of().replay
     for index in range(3):

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cluster import checkpoint_schedule
-from cluster.checkpoint import Checkpoints, frames_of
-from cluster.checkpoint_schedule import CheckpointSchedule
-from cluster.commands import train
-from cluster.health import HealthWatch
-from cluster.metrics import METRICS_FILE, MetricLog, read_metrics
+from cluster.commands.train import train
+from cluster.run import checkpoint_schedule
+from cluster.run.checkpoint import Checkpoints, frames_of
+from cluster.run.checkpoint_schedule import CheckpointSchedule
+from cluster.telemetry.health import HealthWatch
+from cluster.telemetry.metrics import METRICS_FILE, MetricLog, read_metrics
 from replay.whole_files import GrowingFile
 from tests.cluster.tiny import tiny_config
 
@@ -115,7 +115,7 @@ def test_a_run_whose_last_checkpoint_has_no_room_says_so_and_fails(
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("cluster.checkpoint._write_manifest", full)
+    monkeypatch.setattr("cluster.run.checkpoint._write_manifest", full)
     config = dataclasses.replace(config, max_env_frames=200)
     assert train(config, "smoke", tmp_path / "run" if room_at_first else None) == 1
     told = capsys.readouterr().out
@@ -127,7 +127,7 @@ def test_a_run_whose_last_checkpoint_has_no_room_says_so_and_fails(
 def test_a_disk_with_little_room_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = HealthWatch(tiny_config())
     assert watch.check_room([Path("/nowhere")]) == []
-    monkeypatch.setattr("cluster.health.shutil.disk_usage", lambda folder: SimpleNamespace(free=12e6))
+    monkeypatch.setattr("cluster.telemetry.health.shutil.disk_usage", lambda folder: SimpleNamespace(free=12e6))
     (told,) = watch.check_room([tmp_path])
     assert f"{tmp_path} has 12 MB left" in told
     assert watch.check_room([tmp_path]) == []

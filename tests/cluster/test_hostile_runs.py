@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import launch
-from actors.door import EnvironmentRaised
-from actors.environments import EnvironmentConfig, LaneEnvironments
-from cluster.checkpoint import Checkpoints, load_tree
-from cluster.commands import train
-from cluster.config import TrainConfig
-from cluster.errors import TrainingStopped
-from cluster.metrics import read_metrics
-from cluster.telemetry import Telemetry
+from actors.environments.contract import EnvironmentConfig, LaneEnvironments
+from actors.environments.door import EnvironmentRaised
+from cluster.commands.train import train
+from cluster.run.checkpoint import Checkpoints, load_tree
+from cluster.run.config import TrainConfig
+from cluster.run.errors import TrainingStopped
+from cluster.telemetry.metrics import read_metrics
+from cluster.telemetry.telemetry import Telemetry
 from tests.cluster.tiny import tiny_config
 
 HOSTILE = "tests.hostile_environments:Hostile-v0"
@@ -71,7 +71,7 @@ def test_a_rare_bad_value_leaves_the_run_learning(fault: str, tmp_path: Path, ca
 def test_one_that_turns_bad_for_ever_stops_the_run_and_keeps_what_was_learned(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.restarts.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("cluster.runtime.restarts.BACKOFF_SECONDS", (0.0,))
     run_dir = tmp_path / "run"
     with pytest.raises(TrainingStopped, match=rf"worker 0 failed . times.*{HOSTILE}, lane .*, step") as stopped:
         train(hostile(run_dir, f"fault={fault}", "after=150", frames=10**6), "smoke", None)
@@ -89,7 +89,7 @@ def test_one_that_turns_bad_for_ever_stops_the_run_and_keeps_what_was_learned(
 def test_a_worker_that_cannot_be_made_or_restored_at_first_is_made_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.restarts.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("cluster.runtime.restarts.BACKOFF_SECONDS", (0.0,))
     reset, replay = LaneEnvironments.reset, LaneEnvironments.load_state_dict
     trips = [EnvironmentRaised("no display yet")]
 
@@ -113,7 +113,7 @@ def test_a_worker_that_cannot_be_made_or_restored_at_first_is_made_later(
 def test_a_reply_that_cannot_be_handled_is_a_failure_of_its_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.restarts.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("cluster.runtime.restarts.BACKOFF_SECONDS", (0.0,))
     handle = Telemetry.rolled_out
     calls = iter(range(10**6))
 
@@ -141,12 +141,12 @@ def test_eval_names_an_environment_that_turns_bad(tmp_path: Path, capsys: pytest
 
 
 def test_a_worker_whose_environment_raised_once_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.restarts.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("cluster.runtime.restarts.BACKOFF_SECONDS", (0.0,))
     marker = tmp_path / "fault"
     marker.write_text("raise")
     monkeypatch.setenv("FAULT_FILE", str(marker))
     # The trial meets it first, and tries again.
-    monkeypatch.setattr("cluster.commands.try_environment", after(marker))
+    monkeypatch.setattr("cluster.commands.train.try_environment", after(marker))
     assert (
         train(tiny_config(run_dir=str(tmp_path / "run"), max_env_frames=600, env="tests.fakes:Faulty-v0"), "", None)
         == 0
@@ -156,7 +156,7 @@ def test_a_worker_whose_environment_raised_once_is_made_anew(tmp_path: Path, mon
 
 
 def after(marker: Path) -> Any:
-    from actors.trial import try_environment
+    from actors.environments.trial import try_environment
 
     def trial(*arguments: Any) -> Any:
         marker.rename(marker.with_suffix(".away"))

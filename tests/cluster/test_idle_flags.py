@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.command_line import parse_train
-from cluster.config import TrainConfig, save_config
-from cluster.errors import UserError
-from cluster.idle_flags import IDLE
-from cluster.presets import PRESETS
+from cluster.run.command_line import parse_train
+from cluster.run.config import TrainConfig, save_config
+from cluster.run.errors import UserError
+from cluster.run.idle_flags import IDLE
+from cluster.run.presets import PRESETS
 
 CARTPOLE = ["--env", "CartPole-v1"]
 REFUSED = {

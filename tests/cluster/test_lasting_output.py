@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import launch
-from cluster.checkpoint import Checkpoints
-from cluster.metrics import read_metrics
+from cluster.run.checkpoint import Checkpoints
+from cluster.telemetry.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAIN = ["train", "--preset", "smoke", "--serial", "--env", "CartPole-v1", "--log-seconds", "0.1"]

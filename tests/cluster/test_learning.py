@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import tests.fakes  # noqa: F401  (registers TinyMaze-v0)
-from actors.environments import EnvironmentConfig
-from cluster.commands import train
-from cluster.metrics import MetricSeries, read_metrics
-from cluster.presets import LAPTOP, SMALL
+from actors.environments.contract import EnvironmentConfig
+from cluster.commands.train import train
+from cluster.run.presets import LAPTOP, SMALL
+from cluster.telemetry.metrics import MetricSeries, read_metrics
 
 
 def random_return(env_id: str, episodes: int) -> float:

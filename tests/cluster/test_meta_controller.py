@@ -10,7 +10,7 @@ import pytest
 
 from actors.rollout import Episode
 from agent57.config import BanditConfig
-from cluster.meta_controller import MAX_AHEAD, MetaController
+from cluster.runtime.meta_controller import MAX_AHEAD, MetaController
 
 
 def episode(lane: int, arm: int, value: float) -> Episode:

@@ -15,10 +15,10 @@ from rich.console import Console
 from tensorboard import plugin_util
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cluster import console as console_module
-from cluster.console import StatusFields, StatusLine, format_count, format_duration, print_plan
-from cluster.mean_accumulator import MeanAccumulator
-from cluster.metrics import METRICS_FILE, MetricLog, plain, read_metrics
+from cluster.telemetry import console as console_module
+from cluster.telemetry.console import StatusFields, StatusLine, format_count, format_duration, print_plan
+from cluster.telemetry.mean_accumulator import MeanAccumulator
+from cluster.telemetry.metrics import METRICS_FILE, MetricLog, plain, read_metrics
 
 
 def events(run_dir: Path) -> EventAccumulator:

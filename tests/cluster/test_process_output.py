@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.failures import keep_failure
-from cluster.process_output import trim
+from cluster.on_ray.process_output import trim
+from cluster.run.failures import keep_failure
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(code: str, path: Path, check: bool = True) -> None:
-    begin = "import os, subprocess, sys, time\nfrom pathlib import Path\nfrom cluster import process_output\n"
+    begin = "import os, subprocess, sys, time\nfrom pathlib import Path\nfrom cluster.on_ray import process_output\n"
     begin += "process_output.FIRST_BYTES = process_output.LAST_BYTES = 10_000\nprocess_output.LOOK_SECONDS = 0.02\n"
     code = f"{begin}process_output.keep_output(Path({str(path)!r}))\n{code}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=check, stdout=subprocess.DEVNULL)

@@ -15,10 +15,10 @@ import pytest
 
 import launch
 from agent57.ranges import Range, check_ranges, ranges
-from cluster.command_line import parse_train
-from cluster.config import TrainConfig, load_config, save_config
-from cluster.errors import UserError
-from cluster.presets import SMOKE
+from cluster.run.command_line import parse_train
+from cluster.run.config import TrainConfig, load_config, save_config
+from cluster.run.errors import UserError
+from cluster.run.presets import SMOKE
 
 
 def _numbers(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Range | None]]:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from actors.environments import EnvironmentConfig
-from cluster.checkpoint import Checkpoints, load_tree
-from cluster.config import ClusterConfig
-from cluster.errors import TrainingStopped
-from cluster.metrics import read_metrics
-from cluster.ray_processes import descendants
+from actors.environments.contract import EnvironmentConfig
+from cluster.on_ray.processes import descendants
+from cluster.run.checkpoint import Checkpoints, load_tree
+from cluster.run.config import ClusterConfig
+from cluster.run.errors import TrainingStopped
+from cluster.telemetry.metrics import read_metrics
 from tests.cluster.running import Run
 from tests.cluster.tiny import tiny_config
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import launch
-from actors.atari_scores import RANDOM_AND_HUMAN_SCORES
-from cluster.commands import train
-from cluster.config import TrainConfig, save_config
-from cluster.presets import LAPTOP, SMOKE
-from cluster.report.aggregate import estimate, mean_capped, mean_of_games, median_of_games, pooled_iqm
-from cluster.report.charts import Interval, Line, interval_chart, line_chart, stacked_chart
-from cluster.report.runs import group, load_runs
+from actors.environments.atari.scores import RANDOM_AND_HUMAN_SCORES
+from cluster.commands.report.aggregate import estimate, mean_capped, mean_of_games, median_of_games, pooled_iqm
+from cluster.commands.report.charts import Interval, Line, interval_chart, line_chart, stacked_chart
+from cluster.commands.report.runs import group, load_runs
+from cluster.commands.train import train
+from cluster.run.config import TrainConfig, save_config
+from cluster.run.presets import LAPTOP, SMOKE
 from tests.cluster.tiny import tiny_config
 
 VOID = {"meta", "br", "img", "line", "circle", "polyline", "polygon", "i"}

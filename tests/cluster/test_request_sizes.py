@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.commands import train
-from cluster.metrics import read_metrics
-from cluster.presets import LAPTOP, PAPER, SMALL
-from cluster.request_sizes import RequestSizes
+from cluster.commands.train import train
+from cluster.run.presets import LAPTOP, PAPER, SMALL
+from cluster.runtime.request_sizes import RequestSizes
+from cluster.telemetry.metrics import read_metrics
 from replay.rate_limiter import RateLimiter
 from tests.cluster.tiny import tiny_config
 

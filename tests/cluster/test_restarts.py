@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.door import EnvironmentFault, EnvironmentRaised
-from cluster.errors import ActingStopped, TrainingStopped
-from cluster.restarts import Restarts
+from actors.environments.door import EnvironmentFault, EnvironmentRaised
+from cluster.run.errors import ActingStopped, TrainingStopped
+from cluster.runtime.restarts import Restarts
 
 
 def test_each_restart_waits_longer_and_is_handed_out_once(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 
 import launch
 from actors.running_state import for_workers
-from cluster.checkpoint import Checkpoints, load_tree
-from cluster.commands import train
-from cluster.config import TrainConfig, load_config
-from cluster.errors import UserError
-from cluster.resumed import refuse_other_agent
+from cluster.commands.train import train
+from cluster.run.checkpoint import Checkpoints, load_tree
+from cluster.run.config import TrainConfig, load_config
+from cluster.run.errors import UserError
+from cluster.run.resumed import refuse_other_agent
 from tests.cluster.tiny import tiny_config
 
 
@@ -108,7 +108,7 @@ def test_the_environment_cannot_change_but_its_limits_may() -> None:
 
 def test_minutes_count_from_the_first_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not from the start of Ray, after which a run of a minute could be over before it began."""
-    from cluster.serial_fleet import SerialFleet
+    from cluster.runtime.serial_fleet import SerialFleet
 
     waits = iter(range(8))
     # Nothing is ready for a few turns of the loop, each longer than the run may take.
@@ -122,7 +122,7 @@ def test_minutes_count_from_the_first_request(tmp_path: Path, monkeypatch: pytes
 def test_a_summary_offers_only_what_can_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cluster.supervisor import Supervisor
+    from cluster.runtime.supervisor import Supervisor
 
     monkeypatch.setattr(Supervisor, "save_checkpoint", lambda self: False)
     run(tiny_config(), 200, tmp_path / "run", resume=False)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.door import EnvironmentRaised
+from actors.environments.door import EnvironmentRaised
 from actors.evaluator import EvaluationConfig, Evaluator
-from cluster.commands import train
-from cluster.messages import EvaluationReply, EvaluationRequest, RolloutReply, RolloutRequest
-from cluster.metrics import read_metrics
-from cluster.services import EvaluatorService, LearnerService, LocalWeights, RolloutService
+from cluster.commands.train import train
+from cluster.run.messages import EvaluationReply, EvaluationRequest, RolloutReply, RolloutRequest
+from cluster.runtime.services import EvaluatorService, LearnerService, LocalWeights, RolloutService
+from cluster.telemetry.metrics import read_metrics
 from tests.cluster.tiny import tiny_config
 
 PERIOD = 400
@@ -31,7 +31,7 @@ def test_every_round_has_a_score_at_its_beginning(tmp_path: Path, monkeypatch: p
         return evaluate(self, request)
 
     monkeypatch.setattr(EvaluatorService, "evaluate", breaking)
-    monkeypatch.setattr("cluster.restarts.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("cluster.runtime.restarts.BACKOFF_SECONDS", (0.0,))
     evaluation = EvaluationConfig(episodes=1, period_env_frames=PERIOD)
     config = tiny_config(run_dir=str(tmp_path), max_env_frames=4 * PERIOD + PERIOD // 2, evaluation=evaluation)
     assert train(config, "smoke", None) == 0

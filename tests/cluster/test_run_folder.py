@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from cluster.checkpoint import Checkpoints
-from cluster.commands import train
-from cluster.config import CheckpointConfig
-from cluster.errors import TrainingStopped, UserError
-from cluster.metrics import METRICS_FILE, read_metrics
-from cluster.run_folder import LOCK_FILE, new_folder, owning
+from cluster.commands.train import train
+from cluster.run.checkpoint import Checkpoints
+from cluster.run.config import CheckpointConfig
+from cluster.run.errors import TrainingStopped, UserError
+from cluster.run.run_folder import LOCK_FILE, new_folder, owning
+from cluster.telemetry.metrics import METRICS_FILE, read_metrics
 from tests.cluster.tiny import tiny_config
 
 KEEP_ONE = CheckpointConfig(keep=1)
@@ -138,7 +138,7 @@ def test_a_failed_resume_leaves_the_run_as_it_was(tmp_path: Path, monkeypatch: p
     def fail(self: object, checkpoint: Path) -> None:
         raise RuntimeError("size mismatch")
 
-    monkeypatch.setattr("cluster.serial_fleet.SerialFleet.start", fail)
+    monkeypatch.setattr("cluster.runtime.serial_fleet.SerialFleet.start", fail)
     with pytest.raises(UserError, match="size mismatch"):
         run(tmp_path, 600, resume=True)
     assert everything(tmp_path) == before
@@ -151,7 +151,7 @@ def test_a_start_that_ended_before_its_first_checkpoint_is_begun_anew(
         raise TrainingStopped("a crash loop")
 
     with monkeypatch.context() as patch:
-        patch.setattr("cluster.supervisor.Supervisor.save_checkpoint", break_down)
+        patch.setattr("cluster.runtime.supervisor.Supervisor.save_checkpoint", break_down)
         with pytest.raises(TrainingStopped):
             run(tmp_path, 300)
     assert (tmp_path / METRICS_FILE).exists()
@@ -168,7 +168,7 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path: Path, monkeypatch: pytest
     def fail(*arguments: object) -> None:
         raise UserError("Ray could not start")
 
-    monkeypatch.setattr("cluster.commands._make_fleet", fail)
+    monkeypatch.setattr("cluster.commands.train._make_fleet", fail)
     with pytest.raises(UserError, match="Ray could not"):
         run(tmp_path / "run", 300)
     assert list(tmp_path.iterdir()) == []

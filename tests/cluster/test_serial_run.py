@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.checkpoint import Checkpoints, load_tree
-from cluster.commands import train
-from cluster.config import load_config
-from cluster.metrics import read_metrics
-from cluster.services import RolloutService
+from cluster.commands.train import train
+from cluster.run.checkpoint import Checkpoints, load_tree
+from cluster.run.config import load_config
+from cluster.runtime.services import RolloutService
+from cluster.telemetry.metrics import read_metrics
 from tests.cluster.tiny import tiny_config
 
 
@@ -137,9 +137,9 @@ def test_a_resume_that_is_not_exact_begins_a_new_life_every_time(
             super().__init__(*arguments, life=life, **more)
             lives.append((life, self.worker.lanes.environments.state_dict()["history"]["seed"]))
 
-    monkeypatch.setattr("cluster.serial_fleet.RolloutService", Recorded)
+    monkeypatch.setattr("cluster.runtime.serial_fleet.RolloutService", Recorded)
     # As Ray's checkpoints are: without the state of the worker.
-    monkeypatch.setattr("cluster.serial_fleet.save_tree", lambda directory, name, tree: None)
+    monkeypatch.setattr("cluster.runtime.serial_fleet.save_tree", lambda directory, name, tree: None)
     for frames in (200, 300, 400):
         run(tmp_path / "run", frames, resume=frames > 200)
     assert [life for life, _ in lives] == [0, 0, 1, 0, 2]

@@ -7,8 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.messages import PeerLost
-from cluster.sharded_replay import MAX_UNCONFIRMED, Answer, ReplayShard, ShardedReplay, ShardStatistics, shard_config
+from cluster.run.messages import PeerLost
+from cluster.runtime.sharded_replay import (
+    MAX_UNCONFIRMED,
+    Answer,
+    ReplayShard,
+    ShardedReplay,
+    ShardStatistics,
+    shard_config,
+)
 from replay.prioritized import ReplayConfig
 
 CONFIG = ReplayConfig(capacity_steps=3000, max_gb=0.003, min_sequences=1)

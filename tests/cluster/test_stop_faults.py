@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checkpoint import Checkpoints
-from cluster.ray_processes import begun_at, descendants
+from cluster.on_ray.processes import begun_at, descendants
+from cluster.run.checkpoint import Checkpoints
 from tests.cluster.test_faults import launch, wait_for
 from tests.cluster.test_ray_run import updates
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checkpoint import Checkpoints
-from cluster.messages import Reply
-from cluster.serial_fleet import SerialFleet
-from cluster.services import sequence_spec
-from cluster.stopping import STOP_SIGNALS, Grace, StopSignals
-from cluster.supervisor import Supervisor
-from cluster.topology import plan_topology
+from cluster.plan.topology import plan_topology
+from cluster.run.checkpoint import Checkpoints
+from cluster.run.messages import Reply
+from cluster.runtime.serial_fleet import SerialFleet
+from cluster.runtime.services import sequence_spec
+from cluster.runtime.stopping import STOP_SIGNALS, Grace, StopSignals
+from cluster.runtime.supervisor import Supervisor
 from tests.cluster.tiny import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +90,7 @@ def test_handlers_are_given_back_and_a_hangup_that_nohup_ignores_stays_ignored()
 
 STANDING = """
 import ctypes, signal, sys, threading, time
-from cluster import stopping
+from cluster.runtime import stopping
 stopping.AT_ONCE_SECONDS = stopping.LATE_SECONDS = 0.5
 class Run:
     grace = stopping.Grace(float(sys.argv[1]))

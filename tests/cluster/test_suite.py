@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import launch
-from actors.environments import atari_rom
-from cluster import suite as suite_module
-from cluster.errors import UserError
-from cluster.suite import ATARI_5, ATARI_57, HARD, SUITES, Suite, env_id
+from actors.environments.contract import atari_rom
+from cluster.commands import suite as suite_module
+from cluster.commands.suite import ATARI_5, ATARI_57, HARD, SUITES, Suite, env_id
+from cluster.run.errors import UserError
 
 # Stands for launch.py: notes how it was called, "trains" to 1000 frames, or fails for seed 1 the first time.
 FAKE_LAUNCHER = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from actors.rollout import Episode
 from agent57.config import PolicyFamilyConfig
-from cluster.arm_history import ArmHistory
-from cluster.health import PATIENCE, HealthWatch
-from cluster.messages import EvaluationReply, RolloutReply
-from cluster.metrics import read_metrics
-from cluster.pictures import animation, colours, heat_map, table_of_numbers
-from cluster.presets import LAPTOP, PAPER
-from cluster.telemetry import Telemetry
-from cluster.tensorboard_layout import LAYOUT, custom_scalars, hyperparameters
+from cluster.run.messages import EvaluationReply, RolloutReply
+from cluster.run.presets import LAPTOP, PAPER
+from cluster.telemetry.arm_history import ArmHistory
+from cluster.telemetry.health import PATIENCE, HealthWatch
+from cluster.telemetry.metrics import read_metrics
+from cluster.telemetry.snapshot import Snapshot
+from cluster.telemetry.telemetry import Telemetry
+from cluster.telemetry.tensorboard.layout import LAYOUT, custom_scalars, hyperparameters
+from cluster.telemetry.tensorboard.pictures import animation, colours, heat_map, table_of_numbers
 from tests.cluster.tiny import tiny_config
 
 
@@ -52,20 +52,27 @@ def episode(arm: int, value: float, epsilon: float = 0.01) -> Episode:
     return Episode(0, arm, epsilon, value, 1.0, 10)
 
 
-def fake_supervisor(num_policies: int) -> Any:
-    """What `Telemetry` reads of a supervisor."""
-    meta = SimpleNamespace(counts=np.ones(num_policies), favourite_arm=lambda: 0, refused_returns=0)
-    fleet = SimpleNamespace(memory=dict, temporary_folders=list, priorities=lambda: np.array([1.0, 2.0]))
-    limiter = SimpleNamespace(ratio=1.0, started=True)
-    return SimpleNamespace(
-        env_frames=400, learner_updates=7, restarts=0, meta_controller=meta, fleet=fleet, limiter=limiter
+PRIORITIES = np.array([1.0, 2.0])
+
+
+def snapshot(num_policies: int) -> Snapshot:
+    return Snapshot(
+        env_frames=400,
+        learner_updates=7,
+        restarts=0,
+        replay_ratio=1.0,
+        arm_pulls=np.ones(num_policies),
+        favourite_arm=0,
+        refused_returns=0,
+        resident_bytes={},
+        temporary_folders=[],
     )
 
 
 @pytest.fixture
 def telemetry(tmp_path: Path) -> Telemetry:
     config = tiny_config(env="ALE/Pong-v5", family=PolicyFamilyConfig(num_policies=4))
-    telemetry = Telemetry(config, None, tmp_path)  # type: ignore[arg-type]  (only the supervisor's plan)
+    telemetry = Telemetry(config, None, tmp_path)
     telemetry._status._console = Console(file=io.StringIO())
     telemetry.open(None)
     return telemetry
@@ -85,7 +92,7 @@ def test_the_score_is_the_greedy_arms_and_no_training_return_enters(telemetry: T
     telemetry.rolled_out(0, rollout_reply([episode(1, 1000.0), episode(2, 500.0, epsilon=0.4)]))
     telemetry.begin_round(400)
     telemetry.evaluated(evaluation_reply([episode(1, 14.0), episode(3, 21.0), episode(1, 15.2)], 1))
-    telemetry.close(fake_supervisor(4))
+    telemetry.close(snapshot(4), PRIORITIES)
     metrics = {tag: series.values.tolist() for tag, series in read_metrics(tmp_path).items()}
     assert metrics["evaluation/return"] == [pytest.approx(14.6)]
     # By hand, from the table's random -20.7 and human 14.6.
@@ -104,19 +111,19 @@ def test_a_score_is_dated_when_its_weights_were_taken(telemetry: Telemetry, tmp_
     """Rounds last long; in the meantime training goes on and is logged."""
     telemetry.begin_round(100)
     telemetry.evaluated(dataclasses.replace(evaluation_reply([episode(1, 3.0)], 1), round_over=False))
-    telemetry.close(fake_supervisor(4))
+    telemetry.close(snapshot(4), PRIORITIES)
     state = telemetry.state_dict()
     assert state["round_began"] == 100
     # Twice from the same checkpoint, at 400 frames: the round ends twice, and is one round.
     for _ in range(2):
-        resumed = Telemetry(telemetry.config, None, tmp_path)  # type: ignore[arg-type]  (only the supervisor's plan)
+        resumed = Telemetry(telemetry.config, None, tmp_path)
         resumed._status._console = Console(file=io.StringIO())
         resumed.load_state_dict(state)
         resumed.open(400, round_goes_on=True)
         began = resumed._round_began[1]
         resumed._log._began -= 300  # type: ignore[union-attr]
         resumed.evaluated(evaluation_reply([episode(1, 5.0)], 1))
-        resumed.close(fake_supervisor(4))
+        resumed.close(snapshot(4), PRIORITIES)
         series = read_metrics(tmp_path)["evaluation/return"]
         assert [column.tolist() for column in series] == [[100], [round(began, 4)], [4.0]]
     assert {(point.step, point.value) for point in events(tmp_path).Scalars("evaluation/return")} == {(100, 4.0)}
@@ -125,7 +132,7 @@ def test_a_score_is_dated_when_its_weights_were_taken(telemetry: Telemetry, tmp_
 def test_a_single_episode_has_no_standard_error(telemetry: Telemetry, tmp_path: Path) -> None:
     telemetry.begin_round(100)
     telemetry.evaluated(evaluation_reply([episode(1, 3.0), episode(2, 4.0)], 1))
-    telemetry.close(fake_supervisor(4))
+    telemetry.close(snapshot(4), PRIORITIES)
     assert "evaluation/return_stderr" not in read_metrics(tmp_path)
     assert telemetry.score is not None
     assert telemetry.score.text() == "3.0"
@@ -135,7 +142,7 @@ def test_capped_scores_lie_between_random_and_human(telemetry: Telemetry, tmp_pa
     for frames, value in ((100, 21.0), (200, -21.0), (300, -3.05)):
         telemetry.begin_round(frames)
         telemetry.evaluated(evaluation_reply([episode(0, value)], 0))
-    telemetry.close(fake_supervisor(4))
+    telemetry.close(snapshot(4), PRIORITIES)
     metrics = read_metrics(tmp_path)
     np.testing.assert_allclose(
         metrics["evaluation/human_normalised"].values, [41.7 / 35.3, -0.3 / 35.3, 0.5], atol=1e-12
@@ -149,7 +156,7 @@ def test_pictures_texts_and_histograms_are_written(telemetry: Telemetry, tmp_pat
     telemetry.begin_round(400)
     telemetry.evaluated(evaluation_reply([episode(0, 1.0)], 0, clip))
     telemetry.warn("all is not well", 400)
-    telemetry.close(fake_supervisor(4))
+    telemetry.close(snapshot(4), PRIORITIES)
     written = events(tmp_path)
     tags = written.Tags()
     assert set(tags["images"]) == {"bandit/heat_map", "return_per_epsilon/by_policy", "evaluation/episode"}
@@ -167,14 +174,14 @@ def test_pictures_texts_and_histograms_are_written(telemetry: Telemetry, tmp_pat
 def test_pictures_grow_rarer(telemetry: Telemetry, tmp_path: Path) -> None:
     """One for each twentieth that the run has grown: else a run of days would write gigabytes."""
     clip = np.zeros((2, 1, 84, 84), np.uint8)
-    supervisor = fake_supervisor(4)
+    now = snapshot(4)
     for frames in (0, 1000, 1010, 1040, 1060, 1070):
-        supervisor.env_frames = frames
+        now = dataclasses.replace(now, env_frames=frames)
         telemetry.begin_round(frames)
         telemetry.evaluated(evaluation_reply([episode(0, 1.0)], 0, clip))
         telemetry._log_points = 0
-        telemetry._write(supervisor)
-    telemetry.close(supervisor)
+        telemetry._write(now, lambda: PRIORITIES)
+    telemetry.close(now, PRIORITIES)
     written = events(tmp_path)
     assert [event.step for event in written.Images("evaluation/episode")] == [0, 1000, 1060]
     # The last state of all is drawn when the run ends.
@@ -182,18 +189,18 @@ def test_pictures_grow_rarer(telemetry: Telemetry, tmp_path: Path) -> None:
 
 
 def test_warnings_are_told_once(telemetry: Telemetry, tmp_path: Path) -> None:
-    supervisor = fake_supervisor(4)
+    now = snapshot(4)
     for _ in range(3):
         telemetry.rolled_out(0, rollout_reply([], lost_sequences=2))
-        telemetry._write(supervisor)
+        telemetry._write(now, lambda: PRIORITIES)
     assert said(telemetry).count("warning: ") == 1
     assert "sequences could not be delivered" in said(telemetry)
     telemetry.rolled_out(0, rollout_reply([], metrics={"intrinsic/reward": np.nan}))
-    telemetry._write(supervisor)
-    telemetry._write(supervisor)
+    telemetry._write(now, lambda: PRIORITIES)
+    telemetry._write(now, lambda: PRIORITIES)
     assert said(telemetry).count("warning: ") == 2
     assert telemetry.warnings == 2
-    telemetry.close(supervisor)
+    telemetry.close(now, PRIORITIES)
 
 
 def test_what_may_pass_must_last() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.temporary_folder import LOCK, TemporaryFolder, remove_abandoned
+from cluster.on_ray.temporary_folder import LOCK, TemporaryFolder, remove_abandoned
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +31,7 @@ def test_what_a_killed_owner_leaves_is_removed_by_the_next_start(tmp_path: Path)
     code = f"""
 import os, subprocess
 from pathlib import Path
-from cluster.temporary_folder import TemporaryFolder
+from cluster.on_ray.temporary_folder import TemporaryFolder
 temporary = TemporaryFolder(Path({str(tmp_path)!r}))
 temporary.path.mkdir()
 (temporary.path / "log").write_text("x")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from ray.cluster_utils import Cluster
 
-from cluster.checkpoint import Checkpoints, load_tree
-from cluster.config import CheckpointConfig, ClusterConfig, TrainConfig
-from cluster.metrics import read_metrics
-from cluster.ray_session import cluster_nodes, join_cluster
+from cluster.on_ray.session import cluster_nodes, join_cluster
+from cluster.run.checkpoint import Checkpoints, load_tree
+from cluster.run.config import CheckpointConfig, ClusterConfig, TrainConfig
+from cluster.telemetry.metrics import read_metrics
 from replay.redistribution import saved_shards
 from tests.cluster.running import Run
 from tests.cluster.tiny import tiny_config
@@ -130,7 +130,7 @@ def test_the_node_of_learners_and_shards_is_told_to_leave_and_leaves(
     from ray._raylet import GcsClient
     from ray.core.generated import autoscaler_pb2
 
-    monkeypatch.setattr("cluster.supervisor.WAITING_SECONDS", 10.0)
+    monkeypatch.setattr("cluster.runtime.supervisor.WAITING_SECONDS", 10.0)
     ray_cluster = make_cluster(0, 4, 4)
     rare = CheckpointConfig(period_minutes=600.0)
     config = dataclasses.replace(config_for(ray_cluster, num_workers=4), checkpoint=rare)

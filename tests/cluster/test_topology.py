@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from agent57.structures import EnvironmentSpec, SequenceSpec
-from cluster.config import ClusterConfig, TrainConfig
-from cluster.errors import UserError
-from cluster.placement import Load, Node, place
-from cluster.presets import SMALL
-from cluster.topology import Topology, plan_rows, plan_topology
+from cluster.plan.placement import Load, Node, place
+from cluster.plan.topology import Topology, plan_rows, plan_topology
+from cluster.run.config import ClusterConfig, TrainConfig
+from cluster.run.errors import UserError
+from cluster.run.presets import SMALL
 
 SPEC = SequenceSpec(EnvironmentSpec((4,), "float32", 1.0, 2), SMALL.sequence.trace_length, SMALL.network.lstm_size)
 GPU_NODE, CPU_NODE = Node("gpu", 16, 2, 64e9), Node("cpu", 32, 0, 64e9)

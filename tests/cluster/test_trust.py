@@ -14,10 +14,10 @@ import pytest
 import agent57
 import launch
 from actors.trusted_modules import UntrustedModule, refuse_untrusted
-from cluster.checkpoint import _write_manifest
-from cluster.command_line import parse_train
-from cluster.commands import train
-from cluster.errors import UserError
+from cluster.commands.train import train
+from cluster.run.checkpoint import _write_manifest
+from cluster.run.command_line import parse_train
+from cluster.run.errors import UserError
 from tests.cluster.tiny import tiny_config
 
 MODULE = "strangers_module"
@@ -115,7 +115,7 @@ def test_a_policy_imports_nothing_unasked(strangers_run: Path, tmp_path: Path, m
     assert ran(strangers_run)
 
 
-@pytest.mark.parametrize("module", ["actors.minigrid_levels", "mine", "mine.deep"])
+@pytest.mark.parametrize("module", ["actors.environments.minigrid_levels", "mine", "mine.deep"])
 def test_our_own_and_the_named_modules_with_their_parts_are_trusted(module: str) -> None:
     refuse_untrusted(f"{module}:X-v0", ["mine"], "a run", "trust {}")
     refuse_untrusted("X-v0", [], "a run", "trust {}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import launch
-from cluster.commands import train
+from cluster.commands.train import train
 from tests.cluster.tiny import tiny_config
 
 
@@ -56,7 +56,7 @@ def test_eval_looks_before_it_plays(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("cluster.evaluation.load_agent", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr("cluster.commands.evaluation.load_agent", lambda *_: pytest.fail("it began"))
     line = refused(["eval", str(run_dir), flag, places[place]], capsys)
     assert flag in line or "too long" in line
 
@@ -69,7 +69,7 @@ def test_report_looks_before_it_reads(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("cluster.report.command.load_runs", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr("cluster.commands.report.command.load_runs", lambda *_: pytest.fail("it began"))
     line = refused(["report", str(run_dir), "--output", places[place]], capsys)
     assert "--output" in line or "too long" in line
 
@@ -77,7 +77,7 @@ def test_report_looks_before_it_reads(
 def test_export_looks_before_it_loads(
     places: dict[str, str], run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("cluster.export.load_agent", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr("cluster.commands.export.load_agent", lambda *_: pytest.fail("it began"))
     assert "--output" in refused(["export", str(run_dir), "--output", places["below a file"]], capsys)
 
 

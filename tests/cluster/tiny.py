@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from cluster.config import TrainConfig
-from cluster.presets import SMOKE
+from cluster.run.config import TrainConfig
+from cluster.run.presets import SMOKE
 
 
 def tiny_config(**changes: object) -> TrainConfig:

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 from ray.scripts.scripts import cli
 
-from cluster.command_line import parse_train
-from cluster.errors import UserError
+from cluster.run.command_line import parse_train
+from cluster.run.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

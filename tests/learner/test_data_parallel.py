@@ -15,7 +15,7 @@ import torch
 from agent57.config import LossConfig, SequenceConfig
 from agent57.networks import flatten_weights
 from agent57.structures import SequenceBatch
-from cluster.checkpoint import load_tree, save_tree
+from cluster.run.checkpoint import load_tree, save_tree
 from learner.data_parallel import DistributedRanks, Ranks, common_moments
 from learner.learner import Learner, LearnerConfig
 from tests.learner.test_learner import TRACE_LENGTH, agent_config, make_batch

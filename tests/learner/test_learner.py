@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from agent57.config import AgentConfig, LossConfig, PolicyFamilyConfig, SequenceConfig
 from agent57.networks import Agent57Networks, load_flat_weights
-from agent57.rescaling import rescale
 from agent57.structures import NO_ACTION, EnvironmentSpec, SequenceBatch, SequenceSpec
-from cluster.checkpoint import load_tree, save_tree
+from agent57.values import rescale
+from cluster.run.checkpoint import load_tree, save_tree
 from learner.learner import Learner, LearnerConfig, TrainingDiverged, UpdateResult
 from tests.loss_oracle import LSTM_SIZE, SMALL_IMAGE, VECTOR, batch_of, tiny_network, varied_sequences
 

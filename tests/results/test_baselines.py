@@ -12,7 +12,7 @@ import tyro
 
 pytest.importorskip("matplotlib")
 
-from cluster.metrics import MetricSeries
+from cluster.telemetry.metrics import MetricSeries
 from examples import ddpg_pendulum, gaussian_policy_gradient, reinforce_cartpole
 from results import baselines
 from results.baselines import BASELINES, Baseline, moving_mean

@@ -20,9 +20,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from cluster.command_line import parse_train
-from cluster.metrics import read_metrics
-from cluster.score import RULE
+from cluster.run.command_line import parse_train
+from cluster.telemetry.metrics import read_metrics
+from cluster.telemetry.score import RULE
 from results import (
     breakout,
     command,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.metrics import MetricSeries
+from cluster.telemetry.metrics import MetricSeries
 
 pytest.importorskip("matplotlib")
 

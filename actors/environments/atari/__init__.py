@@ -1,0 +1,1 @@
+"""Atari: emulators, screens and scores."""

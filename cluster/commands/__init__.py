@@ -1,0 +1,1 @@
+"""The commands of ``launch.py``, a module each."""

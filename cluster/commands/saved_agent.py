@@ -1,0 +1,112 @@
+"""The agent that a run's newest checkpoint holds: what evaluation and export start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.environments.contract import UnsupportedEnvironment
+from actors.environments.trial import try_environment
+from actors.evaluator import best_arm, lanes_of
+from actors.trusted_modules import UntrustedModule, refuse_untrusted
+from agent57.bandit import SlidingWindowUCB
+from agent57.networks import Agent57Networks
+from agent57.structures import EnvironmentSpec
+from cluster.run.checkpoint import Checkpoints, frames_of, load_tree, restoring
+from cluster.run.command_line import TRUST_REMEDY
+from cluster.run.config import TrainConfig, load_config
+from cluster.run.errors import UserError
+from replay.plain_files import read_json
+
+
+@dataclass(frozen=True)
+class SavedAgent:
+    """``networks`` are the learner's; ``greedy_arm`` the one that the evaluator would score next.
+
+    ``running_state``: the moments of novelty that training's first worker had (`Lanes.running_state`), or None.
+    """
+
+    config: TrainConfig
+    spec: EnvironmentSpec
+    checkpoint: Path
+    env_frames: int
+    updates: int
+    networks: Agent57Networks
+    greedy_arm: int
+    running_state: dict[str, Any] | None
+
+    def policy(self, policy_index: int | None) -> int:
+        """``policy_index``, or the greedy arm for None; UserError if there is no such policy."""
+        arm = self.greedy_arm if policy_index is None else policy_index
+        if not 0 <= arm < self.config.family.num_policies:
+            raise UserError(f"--policy-index must lie between 0 and {self.config.family.num_policies - 1}.")
+        return arm
+
+
+def load_agent(run_dir: Path, on_damaged: Callable[[str], None], trust_modules: Collection[str] = ()) -> SavedAgent:
+    """The newest usable checkpoint of ``run_dir``; UserError without one, or if its environment is not trusted."""
+    config = load_config(run_dir / "config.json")
+    try:
+        refuse_untrusted(config.env, trust_modules, run_dir, TRUST_REMEDY)
+        spec = try_environment(config.env, config.environment).spec
+    except (UnsupportedEnvironment, UntrustedModule) as error:
+        raise UserError(str(error)) from None
+    checkpoints = Checkpoints(run_dir, 1)
+    while True:
+        checkpoint = checkpoints.latest_or_error(on_damaged)
+        try:
+            with restoring(checkpoint):
+                return _agent_of(config, spec, checkpoint)
+        except UserError:
+            # A run that goes on removes old checkpoints: then there is a newer one.
+            if checkpoint.exists():
+                raise
+
+
+def _agent_of(config: TrainConfig, spec: EnvironmentSpec, checkpoint: Path) -> SavedAgent:
+    networks = Agent57Networks(spec, config.family.num_policies, config.network).requires_grad_(False)
+    learner, supervisor = load_tree(checkpoint, "learner"), load_tree(checkpoint, "supervisor")
+    networks.load_state_dict(learner["networks"])
+    running_states = supervisor.get("running_states") or {}
+    return SavedAgent(
+        config=config,
+        spec=spec,
+        checkpoint=checkpoint,
+        env_frames=frames_of(checkpoint),
+        updates=learner["updates"],
+        networks=networks,
+        greedy_arm=_greedy_arm(config, supervisor),
+        running_state=running_states[min(running_states)] if running_states else None,
+    )
+
+
+def _greedy_arm(config: TrainConfig, supervisor: dict[str, Any]) -> int:
+    """The arm that the evaluator would score next."""
+    from cluster.runtime.meta_controller import MetaController
+
+    evaluation, arms = config.evaluation, config.family.num_policies
+    if evaluation.policy_index is not None:
+        return evaluation.policy_index
+    saved = supervisor["meta_controller"]
+    meta = MetaController(config.bandit, arms, len(saved["demand"]), config.seed)
+    meta.load_state_dict(saved)
+    if supervisor["evaluator_bandit"] is not None:
+        bandit = SlidingWindowUCB(arms, evaluation.bandit_window, 0.0, 0.0, np.random.default_rng(0))
+        bandit.load_state_dict(supervisor["evaluator_bandit"])
+        best = best_arm(bandit, lanes_of(evaluation, arms), meta.means)
+        if best is not None:
+            return best
+    return meta.favourite_arm()
+
+
+def versions_of(run_dir: Path) -> dict[str, str]:
+    """The packages that a run was made with; empty where the file is missing."""
+    try:
+        found = read_json(run_dir / "versions.json")
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(version) for name, version in found.items()} if isinstance(found, dict) else {}

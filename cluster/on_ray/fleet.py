@@ -1,0 +1,480 @@
+"""The processes of a run as Ray actors: placed, watched, replaced and stopped for the supervisor.
+
+Actors belong to the process that made them, so everything is made here and dies with the run. A process that
+fails is replaced by a new actor with the state it needs, rather than by Ray's own restart, which could not
+hand that state over. On a cluster that was joined, learners and shards share a placement group, so that they end
+up near each other, and workers are spread; those for which there is no room wait, for as long as it takes, until a
+node joins.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+from cluster.on_ray.late_answers import LateAnswers
+from cluster.on_ray.places import PLACEMENT_TIMEOUT_SECONDS, Places, draining_nodes
+from cluster.on_ray.process_output import log_of
+from cluster.on_ray.remotes import (
+    CONCURRENCY_GROUPS,
+    MAX_PENDING_CALLS,
+    EvaluatorProcess,
+    LearnerProcess,
+    Location,
+    RemoteShard,
+    RemoteWeights,
+    ReplayProcess,
+    RolloutProcess,
+    WeightServer,
+)
+from cluster.on_ray.session import SHUTDOWN_SECONDS, RaySession, start_private
+from cluster.plan.topology import Topology
+from cluster.run.config import TrainConfig
+from cluster.run.errors import ActingStopped, TrainingStopped, UserError, one_line
+from cluster.run.messages import ESSENTIAL, EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
+from cluster.runtime.services import resident_bytes
+from cluster.runtime.sharded_replay import ShardedReplay
+from cluster.runtime.stopping import CLOSING_SECONDS, LAST_ANSWER_SECONDS, Grace
+from learner.learner import TrainingDiverged
+
+PING_TIMEOUT_SECONDS = 10.0
+START_TIMEOUT_SECONDS = 300.0
+SAVE_TIMEOUT_SECONDS = 1800.0
+CAUSE_WAIT_SECONDS = 3.0
+"""How long to wait, when one learner fails, for another's failure that may be the cause."""
+
+
+class ProcessHung(RuntimeError):
+    """A process did not answer a request within ``cluster.request_timeout_seconds``."""
+
+
+@dataclass
+class _Call:
+    """A call in flight. ``what``: "place" (where does it run?), "prepare", or "request", which alone is a reply."""
+
+    process: ProcessId
+    what: str
+    since: float
+
+
+class RayFleet:
+    """All Ray actors of one run, and the calls in flight to them."""
+
+    exact_resume = False
+
+    def resumes_exactly(self, checkpoint: Path) -> bool:
+        """Whether lanes go on in the middle of their episodes: never, they begin new ones."""
+        return False
+
+    def __init__(
+        self, config: TrainConfig, topology: Topology, session: RaySession | None = None, run_dir: Path | None = None
+    ) -> None:
+        """``session``: the cluster to join; by default a private Ray is started. All nodes must see ``run_dir``."""
+        self.config, self.topology = config, topology
+        self.num_workers = topology.num_workers
+        self.lives = 0
+        self._priorities = LateAnswers(self._ask_for_priorities)
+        self._weights_memory = LateAnswers(lambda: [self._handles["weights", 0].memory.remote()])
+        self._memory: dict[str, int] = {}
+        self._run_dir = str(run_dir.resolve()) if run_dir is not None else None
+        self._handles: dict[ProcessId, Any] = {}
+        self._calls: dict[Any, _Call] = {}
+        self._locations: dict[ProcessId, Location] = {}
+        self._ready: set[ProcessId] = set()
+        self._running_states: dict[int, dict] = {}
+        self._evaluator_bandit: dict | None = None
+        self._held: list[ProcessId] = []
+        self._turn = 0
+        self._places = Places(topology)
+        self._session = session or start_private(config, topology)
+        self.grace = Grace(config.checkpoint.grace_seconds)
+        self._told_of_lost_ray = False
+
+    def begin_life(self) -> None:
+        """Processes made from now on have other random numbers than those before."""
+        self.lives += 1
+
+    def start(self, checkpoint: Path | None) -> None:
+        """Start every process, from ``checkpoint`` if there is one.
+
+        Raises UserError if learners and replay get no place, or a node does not see the run's folder.
+        """
+        self._places.reserve()
+        self._create(("weights", 0), None)
+        for shard in range(self.topology.replay_shards):
+            self._create(("replay", shard), checkpoint)
+        self._create_learners(checkpoint, adopt=False)
+        # Before the workers, which take what they find.
+        if self.config.evaluation.period_env_frames:
+            self._create(("evaluator", 0), None)
+        for worker in range(self.num_workers):
+            self._create(("worker", worker), None)
+        if self.topology.joined:
+            self._refuse_unseen_folder()
+
+    def _refuse_unseen_folder(self) -> None:
+        """Learners and shards write their parts of a checkpoint themselves."""
+        asked = [
+            handle.locate.remote(self._run_dir) for process, handle in self._handles.items() if process[0] in ESSENTIAL
+        ]
+        try:
+            ray.get(asked, timeout=PLACEMENT_TIMEOUT_SECONDS)
+        except ray.exceptions.RayTaskError as error:
+            raise UserError(
+                f"{error.cause}: put --run-dir on a filesystem that all nodes share, for checkpoints are written there."
+            ) from None
+        except RayError:
+            pass  # A slow start, or a process that is lost again, is no mistake of the user's; `wait` deals with it.
+
+    # Ports and readiness
+
+    @property
+    def replay(self) -> ShardedReplay:
+        """The way to all shards that are there."""
+        ports = []
+        for shard in range(self.topology.replay_shards):
+            handle = self._handles.get(("replay", shard))
+            ports.append(RemoteShard(handle) if handle is not None and self.ready(("replay", shard)) else None)
+        return ShardedReplay(ports)
+
+    @property
+    def weights(self) -> RemoteWeights:
+        return RemoteWeights(self._handles["weights", 0])
+
+    def ready(self, process: ProcessId) -> bool:
+        """Whether ``process`` has a place and is restored; for ("learner", 0), whether all ranks are."""
+        if process[0] == "learner":
+            return all(("learner", rank) in self._ready for rank in range(self.topology.num_learners))
+        return process in self._ready
+
+    @property
+    def replay_ready(self) -> bool:
+        """Whether some shard can take and give sequences."""
+        return any(("replay", shard) in self._ready for shard in range(self.topology.replay_shards))
+
+    def waiting(self) -> list[ProcessId]:
+        """Processes that have no place yet; a private Ray has one for all."""
+        if not self.topology.joined:
+            return []
+        return [process for process in self._handles if process not in self._locations] + self._held
+
+    def leaving(self) -> list[ProcessId]:
+        """Processes on nodes that have been told to leave soon (a spot instance's notice, a scale-down)."""
+        if not self.topology.joined:
+            return []
+        draining = draining_nodes()
+        return [process for process, location in self._locations.items() if location.node_id in draining]
+
+    def make_room(self) -> list[ProcessId]:
+        """Stop as many workers as learners and shards that wait need cores; returns those stopped.
+
+        They come back when the others have a place and there is room beside them.
+        """
+        workers: dict[str, list[ProcessId]] = {}
+        for process, location in self._locations.items():
+            if process[0] == "worker":
+                workers.setdefault(location.node_id, []).append(process)
+        stopped = self._places.victims(self.waiting(), workers)
+        for process in stopped:
+            self._remove(process)
+        self._held += stopped
+        return stopped
+
+    def _readmit(self) -> None:
+        if self._held and not any(kind in ESSENTIAL for kind, _ in self.waiting()):
+            held, self._held = self._held, []
+            self.begin_life()
+            for process in held:
+                self._create(process, None)
+
+    # Calls
+
+    def submit_rollout(self, worker: int, request: RolloutRequest) -> None:
+        process = ("worker", worker)
+        assert isinstance(request.replay, ShardedReplay)
+        # Shards take turns, so that all fill alike.
+        self._turn = (self._turn + 1) % self.topology.replay_shards
+        request.replay.home = self._turn
+        self._call(process, "request", self._handles[process].rollout.remote(request))
+
+    def submit_update(self, request: UpdateRequest) -> None:
+        for rank in range(self.topology.num_learners):
+            process = ("learner", rank)
+            self._call(process, "request", self._handles[process].update.remote(request))
+
+    def submit_evaluation(self, request: EvaluationRequest) -> None:
+        process = ("evaluator", 0)
+        self._call(process, "request", self._handles[process].evaluate.remote(request))
+
+    def _call(self, process: ProcessId, what: str, reference: Any) -> None:
+        self._calls[reference] = _Call(process, what, time.monotonic())
+
+    def wait(self, timeout: float) -> list[Reply]:
+        """Replies that arrive within ``timeout`` seconds, as soon as there is one; failures are replies too."""
+        self._refuse_lost_ray()
+        self._readmit()
+        if not self._calls:
+            time.sleep(min(timeout, 0.01))
+            return []
+        ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout)
+        if ready:
+            more, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
+            ready = list({*ready, *more})
+        replies = [reply for reference in ready if (reply := self._collect(reference)) is not None]
+        return self._one_reply_of_learners(replies + self._hung())
+
+    def _refuse_lost_ray(self) -> None:
+        """TrainingStopped, once, if a process of Ray's own is gone: nothing can be replaced any more."""
+        if self._told_of_lost_ray or (lost := self._session.lost()) is None:
+            return
+        self._told_of_lost_ray = True
+        # Ray aborts this process a minute after it has lost the control store; without a raylet all actors end at once.
+        self.grace.begin()
+        what, how = lost
+        stopped = TrainingStopped if what == "raylet" else ActingStopped
+        raise stopped(f"Ray's own {what} {how}: go on from the newest checkpoint with --resume {self._run_dir}")
+
+    def _collect(self, reference: Any) -> Reply | None:
+        call = self._calls.pop(reference)
+        try:
+            value = ray.get(reference, timeout=self._patience)
+        except (RayError, GetTimeoutError) as error:
+            return Reply(call.process, error=error)
+        if call.what == "place":
+            self._locations[call.process] = value
+        if call.what != "request":
+            rest = [other for other in self._calls.values() if other.process == call.process]
+            for other in rest:
+                # Only now can it have begun.
+                other.since = time.monotonic()
+            if not rest:
+                self._ready.add(call.process)
+        return Reply(call.process, value) if call.what == "request" else None
+
+    def _hung(self) -> list[Reply]:
+        """Failures of processes that have a place, but do not answer."""
+        replies = []
+        for reference, call in list(self._calls.items()):
+            limit = self.config.cluster.request_timeout_seconds
+            if call.what != "request":
+                limit = max(limit, START_TIMEOUT_SECONDS)
+            if call.process in self._locations and time.monotonic() - call.since > limit:
+                del self._calls[reference]
+                replies.append(Reply(call.process, error=ProcessHung(f"no answer within {limit:.0f} s")))
+        return replies
+
+    def _one_reply_of_learners(self, replies: list[Reply]) -> list[Reply]:
+        """All ranks' replies as one of ("learner", 0): rank 0's, or the failure that made the others fail."""
+        failed = [reply for reply in replies if reply.process[0] == "learner" and reply.error is not None]
+        others = [reply for reply in replies if reply.process[0] != "learner"]
+        if not failed:
+            return others + [reply for reply in replies if reply.process == ("learner", 0)]
+        ranks = {reply.process for reply in failed}
+        pending = {ref: call.process for ref, call in self._calls.items() if call.process[0] == "learner"}
+        if pending and not any(isinstance(reply.error, RayActorError) for reply in failed):
+            # Ranks fail with the one that died, and may say so sooner than its death is known.
+            ended, _ = ray.wait(list(pending), num_returns=len(pending), timeout=CAUSE_WAIT_SECONDS)
+            late = [reply for ref in ended if (reply := self._collect(ref)) is not None]
+            failed += [reply for reply in late if reply.error is not None and reply.process not in ranks]
+        cause = min(failed, key=lambda reply: not isinstance(reply.error, RayActorError))
+        self._calls = {ref: call for ref, call in self._calls.items() if call.process[0] != "learner"}
+        return [*others, Reply(("learner", 0), error=_of_rank(cause, self.topology.num_learners))]
+
+    def lost_peers(self) -> list[ProcessId]:
+        """Replay shards and weight server, if they should answer and do not."""
+        asked = {}
+        for process, handle in self._handles.items():
+            if process[0] == "replay" and self.ready(process):
+                asked[process] = RemoteShard(handle).begin("stats")
+            elif process[0] == "weights" and self.ready(process):
+                reference = handle.pull.remote(-1)
+                asked[process] = lambda reference=reference: ray.get(reference, timeout=self._patience)
+        lost = []
+        for process, answer in asked.items():
+            try:
+                answer()
+            except (RayError, GetTimeoutError, RuntimeError):
+                lost.append(process)
+        return lost
+
+    # Starting and replacing
+
+    def restart(self, process: ProcessId, checkpoint: Path | None, running_state: dict | None) -> None:
+        """Replace ``process`` by a new one; for a learner, all of them.
+
+        A worker or evaluator goes on from ``running_state``, a replay shard from ``checkpoint``, learners from
+        ``checkpoint`` and the published weights, which are newer.
+        """
+        self.begin_life()
+        if process[0] == "worker" and running_state is not None:
+            self._running_states[process[1]] = running_state
+        if process[0] == "evaluator":
+            self._evaluator_bandit = running_state
+        if process[0] == "learner":
+            for rank in range(self.topology.num_learners):
+                self._remove(("learner", rank))
+            self._create_learners(checkpoint, adopt=True)
+            return
+        self._remove(process)
+        self._create(process, checkpoint)
+        if process[0] == "weights" and self.ready(("learner", 0)):
+            # Not waited for: a learner that is gone too publishes when it is replaced.
+            self._handles["learner", 0].publish.remote(self.weights)
+
+    def _remove(self, process: ProcessId) -> None:
+        handle = self._handles.pop(process, None)
+        if handle is not None:
+            ray.kill(handle, no_restart=True)
+        self._locations.pop(process, None)
+        self._ready.discard(process)
+        self._calls = {ref: call for ref, call in self._calls.items() if call.process != process}
+
+    def restore_running_state(self, worker: int, state: dict) -> None:
+        """What the worker starts from; to be called before `start`."""
+        self._running_states[worker] = state
+
+    def restore_evaluator(self, bandit: dict) -> None:
+        """The evaluator's bandit to start from; to be called before `start`."""
+        self._evaluator_bandit = bandit
+
+    def _create_learners(self, checkpoint: Path | None, adopt: bool) -> None:
+        topology = self.topology
+        for rank in range(topology.num_learners):
+            options = self._places.options(("learner", rank)) | _threads(topology.learner_threads)
+            actor = ray.remote(LearnerProcess).options(**options)
+            arguments = (self.config, topology.learner_threads, topology.learner_device, rank, topology.num_learners)
+            self._add(("learner", rank), actor.remote(*arguments, self.lives))
+        meeting_point = self._handles["learner", 0].meeting_point.remote()
+        for rank in range(topology.num_learners):
+            process = ("learner", rank)
+            # Ray hands over the meeting point once rank 0 has said it.
+            prepare = self._handles[process].prepare.remote(meeting_point, self.weights, _path(checkpoint), adopt)
+            self._call(process, "prepare", prepare)
+
+    def _create(self, process: ProcessId, checkpoint: Path | None) -> None:
+        kind, index = process
+        topology = self.topology
+        options = self._places.options(process) | _threads(1)
+        if kind == "weights":
+            self._add(process, ray.remote(WeightServer).options(**options).remote())
+        elif kind == "replay":
+            actor = ray.remote(concurrency_groups=CONCURRENCY_GROUPS)(ReplayProcess)
+            actor = actor.options(max_pending_calls=MAX_PENDING_CALLS, **options)
+            arguments = (self.config.replay, self.config.seed, index, topology.replay_shards, self.lives)
+            self._add(process, actor.remote(*arguments))
+            if checkpoint is not None:
+                self._call(process, "prepare", self._handles[process].prepare.remote(_path(checkpoint)))
+        elif kind == "evaluator":
+            actor = ray.remote(EvaluatorProcess).options(**options)
+            self._add(process, actor.remote(self.config, self._evaluator_bandit, self.lives))
+        else:
+            device = "cuda" if topology.worker.gpus else "cpu"
+            actor = ray.remote(RolloutProcess).options(**options)
+            state = self._running_states.get(index)
+            self._add(process, actor.remote(self.config, index, self.num_workers, device, state, self.lives))
+
+    def _add(self, process: ProcessId, handle: Any) -> None:
+        self._handles[process] = handle
+        log = None if self._run_dir is None else log_of(self._run_dir, process)
+        self._call(process, "place", handle.locate.remote(None, log))
+
+    # Checkpoints and figures
+
+    @property
+    def _writers(self) -> list[ProcessId]:
+        return [("learner", 0), *(("replay", shard) for shard in range(self.topology.replay_shards))]
+
+    @property
+    def can_save(self) -> bool:
+        """Whether all that write parts of a checkpoint are there."""
+        return all(self.ready(writer) for writer in self._writers)
+
+    def save(self, directory: Path) -> None:
+        """Let learner and replay shards write their parts of a checkpoint into ``directory``."""
+        if not self.can_save:
+            raise RuntimeError("a learner or a replay shard is being replaced")
+        target = str(directory.resolve())
+        begun = time.monotonic()
+        saves = {self._handles[writer].save.remote(target): writer for writer in self._writers}
+        # Until all have ended, whatever one says: none may still write when the folder is removed or sealed.
+        pending = list(saves)
+        while pending:
+            left = self.grace.left(begun + SAVE_TIMEOUT_SECONDS - time.monotonic())
+            if not left and time.monotonic() > begun + LAST_ANSWER_SECONDS:
+                names = ", ".join(f"{kind} {index}" for kind, index in (saves[reference] for reference in pending))
+                raise ProcessHung(f"{names} did not answer in time")
+            # In pieces, because a signal may begin the period of grace.
+            _, pending = ray.wait(pending, num_returns=len(pending), timeout=0.2)
+            if (lost := self._session.lost()) is not None and lost[0] == "raylet":
+                raise RuntimeError(f"Ray's own raylet {lost[1]}")
+        ray.get(list(saves), timeout=PING_TIMEOUT_SECONDS)
+
+    def priorities(self) -> np.ndarray | None:
+        """Priorities of all sequences stored when this was last called; None if they have not come."""
+        answers = self._priorities.newest()
+        return None if answers is None else np.concatenate(answers)
+
+    def _ask_for_priorities(self) -> list[ray.ObjectRef]:
+        handles = [handle for process, handle in self._handles.items() if process[0] == "replay"]
+        return [handle.priorities.options(concurrency_group="control").remote() for handle in handles]
+
+    def temporary_folders(self) -> list[Path]:
+        """Where a private Ray keeps its sockets and logs: processes fail when it is full."""
+        return [] if self._session.temporary is None else [self._session.temporary.folder]
+
+    def memory(self) -> dict[str, int]:
+        """Resident bytes of processes that do not report theirs with each reply, as far as they are known."""
+        self._memory["supervisor"] = resident_bytes()
+        answers = self._weights_memory.newest()
+        if answers is not None:
+            self._memory["weights"] = answers[0]
+        return dict(self._memory)
+
+    def process_ids(self) -> dict[ProcessId, int]:
+        """Operating-system process ids, of all processes that have a place."""
+        return {process: location.process_id for process, location in self._locations.items()}
+
+    def node_ids(self) -> dict[ProcessId, str]:
+        """Ray's name of the node that each process with a place runs on."""
+        return {process: location.node_id for process, location in self._locations.items()}
+
+    def close(self) -> None:
+        """Stop all processes, and a private Ray."""
+        for handle in self._handles.values():
+            ray.kill(handle, no_restart=True)
+        self._places.release()
+        self._session.close(self.grace.left(SHUTDOWN_SECONDS, CLOSING_SECONDS / 2))
+
+    def kill(self) -> None:
+        """End a private Ray as it is; those of a joined one notice by themselves that this process is gone."""
+        self._session.kill()
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for an answer that is due at once."""
+        return self.grace.left(PING_TIMEOUT_SECONDS, LAST_ANSWER_SECONDS)
+
+
+def _of_rank(reply: Reply, num_ranks: int) -> Exception:
+    """The error of a learner; where there are several, it says of which."""
+    error = reply.error
+    assert error is not None
+    cause = getattr(error, "cause", None) or error
+    if num_ranks == 1 or isinstance(cause, TrainingDiverged):
+        return error
+    return RuntimeError(f"rank {reply.process[1]} failed: {one_line(error)}")
+
+
+def _path(checkpoint: Path | None) -> str | None:
+    return str(checkpoint.resolve()) if checkpoint is not None else None
+
+
+def _threads(threads: int) -> dict[str, Any]:
+    """Options that keep a process's math libraries to ``threads`` threads from the start."""
+    return {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads), "MALLOC_ARENA_MAX": "2"}}}

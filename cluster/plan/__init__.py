@@ -1,0 +1,1 @@
+"""Which processes a run takes, where they go and whether they fit."""

@@ -1,0 +1,1 @@
+"""What only TensorBoard shows: its files, its pages and the pictures on them."""
