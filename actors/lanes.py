@@ -19,9 +19,9 @@ from torch import Tensor
 from actors.embedding_versions import EmbeddingVersions
 from actors.environments.contract import LaneEnvironments
 from agent57.config import AgentConfig
+from agent57.errors import both_networks
 from agent57.family import PolicyFamily
 from agent57.intrinsic_reward import EpisodicMemory, LifelongNovelty, combine
-from agent57.losses import both_networks
 from agent57.networks import Agent57Networks, load_flat_weights
 from agent57.structures import NO_ACTION
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
@@ -209,8 +209,9 @@ class Lanes:
             torch.from_numpy(array).to(self.device)
             for array in (self._previous_actions, self._extrinsic_rewards, intrinsic_rewards, self.policy_index)
         )
-        inputs = (previous_actions, extrinsic_rewards, rewards / self.networks.intrinsic_scale, policy_index)
-        values, states = [], []
+        inputs = (previous_actions, extrinsic_rewards, self.networks.scales.rewards(rewards), policy_index)
+        values: list[Tensor] = []
+        states: list[Tensor] = []
         for network, (h, c) in zip(self.networks.q_networks, recurrent, strict=False):
             q, state = network.step(observations, *inputs, (h, c))
             values.append(q)

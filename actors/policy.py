@@ -6,10 +6,11 @@ are the same code. Exported agents are of this class (`exported_policy.py`).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from actors.environments.contract import LaneEnvironments
 from actors.environments.step import EnvironmentStep
 from actors.lanes import Lanes
 from agent57.config import AgentConfig
@@ -46,7 +47,8 @@ class Policy:
         self.q = np.zeros((2, spec.num_actions), np.float32)
         """Q^e and Q^i of every action at the newest observation, [2, A]."""
         self._handed = _HandedObservations(spec)
-        self._lane = Lanes(agent, self._handed, np.array([epsilon]), seed)
+        # Of environments a single lane asks no more than this.
+        self._lane = Lanes(agent, cast(LaneEnvironments, self._handed), np.array([epsilon]), seed)
         self._lane.set_weights(0, weights)
 
     @property

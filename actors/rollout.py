@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -19,9 +19,10 @@ from actors.environments.contract import EnvironmentConfig, LaneEnvironments
 from actors.lanes import Lanes, LaneStep
 from actors.sequence_builder import BuiltSequence, SequenceBuilder
 from agent57.config import AgentConfig
+from agent57.errors import sequence_errors
 from agent57.family import PolicyFamily, lane_epsilons
-from agent57.losses import loss_mask, sequence_priorities, td_errors, with_mixed_rewards
 from agent57.ranges import Range, check_ranges
+from agent57.scales import Scales
 from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
 
 
@@ -233,14 +234,18 @@ class RolloutWorker:
         q = np.zeros((2, *batch.actions.shape, self.spec.num_actions), np.float32)
         q[:, steps, columns] = np.concatenate([item.q for item in built]).swapaxes(0, 1)
         tensors, q_tensor = batch.to_torch(), torch.from_numpy(q)
-        networks, loss = self.lanes.networks, self.agent.loss
-        tensors = replace(tensors, intrinsic_rewards=tensors.intrinsic_rewards / networks.intrinsic_scale.cpu())
-        if not self.agent.network.separate:
-            tensors = with_mixed_rewards(tensors, self._betas)
-        td, _ = td_errors(q_tensor, q_tensor, tensors, self._betas, self._discounts, loss)
-        td = td / networks.td_scale.cpu().view(2, 1, 1)
-        mask = loss_mask(tensors, loss.burn_in)
-        return sequence_priorities(td, mask, self._betas[tensors.policy_index], loss.priority_eta).numpy()
+        acting = self.lanes.networks.scales
+        errors = sequence_errors(
+            q_tensor,
+            q_tensor,
+            tensors,
+            self._betas,
+            self._discounts,
+            Scales.of(acting.td.cpu(), acting.intrinsic.cpu()),
+            self.agent.loss,
+            single=not self.agent.network.separate,
+        )
+        return errors.priorities.numpy()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything; needs ``reproducible`` environments."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agent57.config import NetworkConfig
+from agent57.scales import Scales
 from agent57.structures import NO_ACTION, EnvironmentSpec
 from agent57.torsos import Torso
 from agent57.values import rescale
@@ -248,22 +249,17 @@ def _rnd_network(spec: EnvironmentSpec, config: NetworkConfig) -> nn.Sequential:
 class Agent57Networks(nn.Module):
     """All that acting needs: both Q-networks, the embedding, the RND pair, and the learner's scales.
 
-    ``td_scale`` [2] and ``intrinsic_scale`` [] are 1 unless the normalising options are on (`LossConfig`);
-    they travel with the weights so that actor-side priorities match the learner's. With ``config.separate`` off
-    there is no ``q_int`` (None): ``q_ext`` learns the mixed reward, and all intrinsic Q-values count as 0.
+    With ``config.separate`` off there is no ``q_int`` (None): ``q_ext`` learns the mixed reward, and all intrinsic
+    Q-values count as 0.
     """
-
-    td_scale: Tensor
-    intrinsic_scale: Tensor
 
     def __init__(self, spec: EnvironmentSpec, num_policies: int, config: NetworkConfig) -> None:
         super().__init__()
+        self.scales = Scales()
         self.q_ext = QNetwork(spec, num_policies, config)
         self.q_int = QNetwork(spec, num_policies, config) if config.separate else None
         self.embedding = EmbeddingNetwork(spec, config)
         self.rnd = RandomNetworkDistillation(spec, config)
-        self.register_buffer("td_scale", torch.ones(2))
-        self.register_buffer("intrinsic_scale", torch.ones(()))
 
     @property
     def q_networks(self) -> tuple[QNetwork, ...]:

@@ -25,6 +25,9 @@ NO_ACTION = -1
 EXTRINSIC, INTRINSIC = 0, 1
 """Order of the two Q-networks wherever an axis or a tuple holds both."""
 
+NET_NAMES = ("extrinsic", "intrinsic")
+"""What they are called."""
+
 STEP_SCALARS = ("previous_actions", "actions", "behaviour_probs", "extrinsic_rewards", "intrinsic_rewards")
 """What a `Sequence` and a `SequenceBatch` hold of every step besides its observation, a number each."""
 

@@ -1,11 +1,16 @@
-"""Off-policy multi-step targets: Retrace, and Peng's Q(lambda) as an option.
+"""Multi-step targets: one recursion, whose trace coefficient and baseline tell Retrace from Peng's Q(lambda).
 
 Munos et al. 2016 (Retrace), Agent57 appendix (with rescaling h), Kozuno et al. 2021 (Peng's Q(lambda)). All
 arrays are time-major and follow the step convention of `structures.py`: rewards[t] and discounts[t] belong
-to the transition t-1 -> t. Called by `losses.py`, for each network with its own rewards.
+to the transition t-1 -> t. `errors.py` calls it, for each network with its own rewards.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,18 +18,53 @@ from torch import Tensor
 from agent57.values import rescale, unrescale
 
 
-def trace_coefficients(*, target_policy: Tensor, actions: Tensor, behaviour_probs: Tensor, lambda_: float) -> Tensor:
-    """c_t = lambda min(1, pi(a_t | x_t) / mu_t), [T+1, B]. Retrace, equation 2.
+@dataclass(frozen=True)
+class Acted:
+    """What a trace coefficient may depend on: what was done, and what the target policy would have done.
 
-    ``target_policy`` [T+1, B, A]; ``actions``, ``behaviour_probs`` [T+1, B].
+    ``target_policy`` [T+1, B, A]; ``actions`` int64, ``behaviour_probs`` [T+1, B]; ``lambda_`` in [0, 1].
     """
-    taken = target_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-    return lambda_ * torch.clamp(taken / behaviour_probs, max=1.0)
+
+    target_policy: Tensor
+    actions: Tensor
+    behaviour_probs: Tensor
+    lambda_: float
 
 
-def retrace_targets(
+@dataclass(frozen=True)
+class Estimator:
+    """How far a target trusts the steps that follow.
+
+    ``coefficients`` gives c_t, [T+1, B]. ``baseline`` is what a following target is compared with: the value of the
+    action "taken" there, or "expected" under the target policy.
+    """
+
+    coefficients: Callable[[Acted], Tensor]
+    baseline: Literal["taken", "expected"]
+
+
+def _retrace(acted: Acted) -> Tensor:
+    """lambda min(1, pi(a_t | x_t) / mu_t). Retrace, equation 2."""
+    taken = acted.target_policy.gather(-1, acted.actions.unsqueeze(-1)).squeeze(-1)
+    return acted.lambda_ * torch.clamp(taken / acted.behaviour_probs, max=1.0)
+
+
+def _peng(acted: Acted) -> Tensor:
+    """lambda, uncorrected: for tasks whose action gaps are so small that Retrace cuts nearly every trace."""
+    return torch.full_like(acted.behaviour_probs, acted.lambda_)
+
+
+class Trace(Enum):
+    """The estimators by the names that ``loss.trace`` knows."""
+
+    retrace = Estimator(_retrace, baseline="taken")
+    peng = Estimator(_peng, baseline="expected")
+
+
+def targets(
+    trace: Trace,
     *,
-    target_q: Tensor,
+    q: Tensor,
     target_policy: Tensor,
     actions: Tensor,
     behaviour_probs: Tensor,
@@ -34,56 +74,45 @@ def retrace_targets(
     lambda_: float,
     eps: float | None,
 ) -> Tensor:
-    """h(h^-1(Q(x_t, a_t)) + sum_{s>=t} (prod_{i=t+1..s} gamma_i c_i) delta_s), [T, B]. Agent57 appendix.
-
-    delta_s = r_{s+1} + gamma_{s+1} sum_a pi(a | x_{s+1}) h^-1(Q(x_{s+1}, a)) - h^-1(Q(x_s, a_s)).
-
-    ``target_q``, ``target_policy`` [T+1, B, A]; ``actions``, ``behaviour_probs``, ``rewards``, ``discounts``
-    [T+1, B]; ``discounts[t]`` is gamma_j, or 0 where x_t is terminal. Row 0 of rewards and discounts and the
-    last row of actions and probabilities are unused. ``mask`` [T, B] is 1 where the transition t -> t+1
-    happened: the sum stops where it ends, so nothing leaks over the end of an episode. ``eps=None`` means no
-    rescaling. No gradient is stopped here: call it under ``no_grad``. Rows with mask 0 mean nothing.
-    """
-    values = target_q if eps is None else unrescale(target_q, eps)
-    taken = values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-    expected = (target_policy * values).sum(-1)
-    mask = mask.to(values.dtype)
-    traces = trace_coefficients(
-        target_policy=target_policy, actions=actions, behaviour_probs=behaviour_probs, lambda_=lambda_
-    )
-    # The step after t enters the sum only if its own transition happened.
-    continues = torch.cat([mask[1:], torch.zeros_like(mask[:1])])
-    deltas = mask * (rewards[1:] + discounts[1:] * expected[1:] - taken[:-1])
-    # where, not a product: unused probabilities may be 0, and 0 / 0 times 0 is not 0.
-    weights = torch.where(continues > 0, discounts[1:] * traces[1:], 0.0)
-    corrections = _discounted_sum_from_the_end(deltas, weights)
-    targets = taken[:-1] + corrections
-    return targets if eps is None else rescale(targets, eps)
+    """`multi_step_targets` with the coefficients and the baseline of ``trace``; [T, B]."""
+    acted = Acted(target_policy, actions, behaviour_probs, lambda_)
+    return multi_step_targets(trace.value, trace.value.coefficients(acted), acted, q, rewards, discounts, mask, eps)
 
 
-def peng_targets(
-    *,
-    target_q: Tensor,
-    target_policy: Tensor,
+def multi_step_targets(
+    estimator: Estimator,
+    coefficients: Tensor,
+    acted: Acted,
+    q: Tensor,
     rewards: Tensor,
     discounts: Tensor,
     mask: Tensor,
-    lambda_: float,
     eps: float | None,
 ) -> Tensor:
-    """y_t = r_{t+1} + gamma_{t+1} ((1 - lambda) E_pi Q(x_{t+1}) + lambda y_{t+1}), under h, [T, B].
+    """h(G_t), [T, B], with G_t = r_{t+1} + gamma_{t+1} (V(x_{t+1}) + c_{t+1} (G_{t+1} - b_{t+1})).
 
-    Peng's Q(lambda), uncorrected: not in the paper, an option for tasks whose action gaps are so small that
-    Retrace cuts nearly every trace. At the last transition of an episode or of a sequence, E_pi Q alone
-    bootstraps. Shapes and masks as in `retrace_targets`.
+    V(x) = sum_a pi(a | x) h^-1(Q(x, a)); the baseline b is h^-1(Q(x, a_t)) or V(x). For Retrace that is h^-1(Q) plus
+    the sum of discounted and traced TD errors (Agent57 appendix), for Peng's Q(lambda) the mix of V and G by lambda.
+
+    ``q`` [T+1, B, A]; ``coefficients`` c, ``rewards``, ``discounts`` [T+1, B]; ``discounts[t]`` is gamma_j, or 0 where
+    x_t is terminal. Row 0 of rewards and discounts and the last row of actions and probabilities are unused. ``mask``
+    [T, B] is 1 where the transition t -> t+1 happened: a target looks no further than the last one in a row, so nothing
+    leaks over the end of an episode. ``eps=None`` means no rescaling. No gradient is stopped here: call it under
+    ``no_grad``. Rows with mask 0 mean nothing.
     """
-    values = target_q if eps is None else unrescale(target_q, eps)
-    expected = (target_policy * values).sum(-1)
-    mask = mask.to(values.dtype)
-    lambdas = lambda_ * torch.cat([mask[1:], torch.zeros_like(mask[:1])])
-    immediate = rewards[1:] + discounts[1:] * (1 - lambdas) * expected[1:]
-    targets = _discounted_sum_from_the_end(immediate, discounts[1:] * lambdas)
-    return targets if eps is None else rescale(targets, eps)
+    values = q if eps is None else unrescale(q, eps)
+    expected = (acted.target_policy * values).sum(-1)
+    taken = values.gather(-1, acted.actions.unsqueeze(-1)).squeeze(-1)
+    baseline = taken if estimator.baseline == "taken" else expected
+    # The step after t enters only if its own transition happened. where, not a product: unused probabilities may be 0,
+    # and 0 / 0 times 0 is not 0.
+    continues = torch.cat([mask[1:], torch.zeros_like(mask[:1])]) > 0
+    weights = torch.where(continues, coefficients[1:], 0.0)
+    immediate = rewards[1:] + discounts[1:] * (expected[1:] - weights * baseline[1:])
+    # Nor may what an unused row holds, be it not finite, reach the rows before it.
+    immediate = torch.where(mask > 0, immediate, 0.0)
+    returns = _discounted_sum_from_the_end(immediate, discounts[1:] * weights)
+    return returns if eps is None else rescale(returns, eps)
 
 
 def _discounted_sum_from_the_end(terms: Tensor, weights: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from agent57.config import AgentConfig, SequenceConfig
-from agent57.losses import last_transitions, unroll
 from agent57.structures import SequenceBatch, SequenceSpec
+from agent57.terms.q_td import unroll
+from agent57.terms.term import last_valid
 from benchmarks.measure import Figure, against, alternating_medians, report, shares
 from benchmarks.networks import ATARI, dtype_name
 from learner.learner import Learner, LearnerConfig
@@ -45,7 +46,7 @@ class BareStep:
 
     def __init__(self, learner: Learner, batch: SequenceBatch) -> None:
         self._networks, self._targets, self._batch = learner.networks, learner.targets, batch
-        t, b = last_transitions(batch.mask, learner.config.auxiliary_steps)
+        t, b = last_valid(batch.mask, learner.config.auxiliary_steps)
         self._observations, self._arrived = batch.observations[t, b], batch.observations[t + 1, b]
         trained = (*self._networks.q_networks, self._networks.embedding, self._networks.rnd.predictor)
         self._optimizers = [torch.optim.Adam(network.parameters(), fused=True) for network in trained]

@@ -17,17 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from agent57.config import AgentConfig, require
+from agent57.errors import SequenceErrors
 from agent57.family import PolicyFamily
-from agent57.losses import QLosses, embedding_loss, last_transitions, q_losses, rnd_loss
 from agent57.networks import Agent57Networks, flatten_weights, load_flat_weights
 from agent57.ranges import Range, check_ranges
-from agent57.structures import EXTRINSIC, INTRINSIC, EnvironmentSpec, SequenceBatch
+from agent57.scales import RunningScales
+from agent57.structures import EXTRINSIC, INTRINSIC, NET_NAMES, EnvironmentSpec, SequenceBatch
+from agent57.terms import TERMS, LossTerm
+from agent57.terms.inverse_dynamics import inverse_dynamics
+from agent57.terms.q_td import q_td
+from agent57.terms.rnd import rnd
+from agent57.terms.term import Figure, Over, Update, last_transitions
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
 from learner.data_parallel import Ranks, broadcast_tensors, common_moments, sum_gradients
-
-NET_NAMES = ("extrinsic", "intrinsic")
-SCALE_DECAY = 0.999
-"""Decay per update of the running scales behind ``normalize_td`` and ``normalize_intrinsic``."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,17 @@ class Learner:
             networks = Agent57Networks(spec, agent.family.num_policies, agent.network)
         set_torso_dtype(networks, resolve_torso_dtype(config.torso_dtype, self.device))
         self.networks = networks.to(self.device)
-        self.targets = nn.ModuleList([copy.deepcopy(network) for network in networks.q_networks])
-        self.targets.requires_grad_(False)
+        self._target_networks = tuple(copy.deepcopy(network) for network in networks.q_networks)
+        self.targets = nn.ModuleList(self._target_networks).requires_grad_(False)
         self.updates = 0
         self.bad_updates = 0
         self._bad_in_a_row = 0
         self._first_bad = ""
-        self._scale_moments = torch.zeros(3, 2, device=self.device)  # (td_e, td_i, r_i) x (mean, mean square)
-        self._scale_weight = 0.0
+        self._running_scales = RunningScales(self.networks.scales)
+        self._terms: list[LossTerm] = [*TERMS]
         self._trained: dict[str, nn.Module] = dict(zip(NET_NAMES, networks.q_networks, strict=False))
         if agent.intrinsic.novelty != "none":
+            self._terms += [inverse_dynamics, rnd]
             if agent.intrinsic.embedding == "learned":
                 self._trained["embedding"] = networks.embedding
             self._trained["rnd"] = networks.rnd.predictor
@@ -146,53 +149,49 @@ class Learner:
         ``max_bad_updates`` updates in a row that had to be skipped.
         """
         batch = batch.to_torch(self.device)
-        networks = self.networks
-        result = q_losses(
-            networks.q_networks,
-            tuple(self.targets),
-            batch,
-            self.betas,
-            self.discounts,
-            self.agent.loss,
-            networks.td_scale,
-            networks.intrinsic_scale,
+        update = Update(
+            networks=self.networks,
+            target_networks=self._target_networks,
+            batch=batch,
+            transitions=last_transitions(batch, self.config.auxiliary_steps),
+            betas=self.betas,
+            discounts=self.discounts,
+            config=self.agent.loss,
         )
-        novelty: dict[str, Tensor] = {}
-        arrived = batch.observations[:0, 0]
-        if "rnd" in self._trained:
-            t, b = last_transitions(batch.mask, self.config.auxiliary_steps)
-            observations, arrived = batch.observations[t, b], batch.observations[t + 1, b]
-            embedding, accuracy = embedding_loss(networks.embedding, observations, arrived, batch.actions[t, b])
-            novelty = {
-                "embedding_loss": embedding,
-                "embedding_accuracy": accuracy,
-                "rnd_error": rnd_loss(networks.rnd, arrived),
-            }
-
-        shares = _Shares.of(batch, result, len(arrived), self.ranks)
-        loss = shares.sequences * result.losses.sum()
-        if novelty:
-            loss = loss + shares.auxiliary * (novelty["embedding_loss"] + novelty["rnd_error"])
+        term, errors = q_td(update)
+        terms = [term, *(term(update) for term in self._terms)]
+        shares = _shares(update, errors, self.ranks)
+        loss = torch.stack([shares[term.over] * term.loss for term in terms]).sum()
         for optimizer in self._optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
         sum_gradients((p for module in self._trained.values() for p in module.parameters()), self.ranks)
-        norms = self._clip_gradients()
-        metrics = self._metrics(result, novelty, norms, shares)
+        figures = {name: figure for term in terms for name, figure in term.figures.items()}
+        figures |= self._clip_gradients()
+        metrics = self._metrics(figures, shares)
         if not self._all_finite(metrics):
             return UpdateResult(None, {"learner/bad_updates": float(self.bad_updates)})
 
         for optimizer in self._optimizers.values():
             optimizer.step()
         # Only now: a batch that had to be skipped must not leave its NaN in the moments.
-        if novelty:
-            self._observe(arrived)
-            networks.embedding.normalizer.load_state_dict(networks.rnd.normalizer.state_dict())
-        self._update_scales(result, batch, shares)
+        if "rnd" in self._trained:
+            self._observe(update.transitions.next_observations)
+            self.networks.embedding.normalizer.load_state_dict(self.networks.rnd.normalizer.state_dict())
+        loss_config = self.agent.loss
+        if loss_config.normalize_td or loss_config.normalize_intrinsic:
+            self._running_scales.update(
+                errors.td,
+                batch.intrinsic_rewards[1:],
+                errors.mask,
+                batch.policy_index,
+                (loss_config.normalize_td, loss_config.normalize_intrinsic),
+                self.ranks.sum_,
+            )
         self.updates += 1
         if self.updates % self.config.target_period == 0:
             self.copy_targets()
-        return UpdateResult(result.priorities.cpu().numpy(), metrics)
+        return UpdateResult(errors.priorities.cpu().numpy(), metrics)
 
     def copy_targets(self) -> None:
         """Hard copy of both online Q-networks into the target networks."""
@@ -209,60 +208,41 @@ class Learner:
         self.copy_targets()
         self.updates = updates
 
-    def _clip_gradients(self) -> dict[str, Tensor]:
-        """Gradient norms before they are clipped, in the clip's units.
+    def _clip_gradients(self) -> dict[str, Figure]:
+        """Gradient norms before they are clipped, in the clip's units, and whether those of the Q-networks were.
 
         The gradient of 1/2 (td / sigma)^2 is td / sigma times that of Q / sigma: where TD errors are normalised, what
         is clipped is sigma times the gradient. While no reward comes sigma sinks to a hundredth, and a clip of the bare
         gradient would all but discard the first reward.
         """
-        norms = {}
+        limit, figures = self.config.max_grad_norm, {}
         for name, module in self._trained.items():
-            sigma = self.networks.td_scale[NET_NAMES.index(name)] if name in NET_NAMES else 1.0
+            is_q_network = name in NET_NAMES
+            sigma = self.networks.scales.of_network(NET_NAMES.index(name)) if is_q_network else 1.0
             gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
-            nn.utils.clip_grads_with_norm_(module.parameters(), self.config.max_grad_norm / sigma, norm)
-            norms[name] = norm * sigma
-        return norms
+            nn.utils.clip_grads_with_norm_(module.parameters(), limit / sigma, norm)  # type: ignore[arg-type]
+            # All ranks have the same.
+            figures[f"{name}_grad_norm"] = Figure(norm * sigma, Over.SEQUENCES)
+            if is_q_network:
+                figures[f"{name}_clipped"] = Figure(norm * sigma > limit, Over.SEQUENCES)
+        return figures
 
-    def _metrics(
-        self, result: QLosses, novelty: dict[str, Tensor], norms: dict[str, Tensor], shares: _Shares
-    ) -> dict[str, float]:
-        values: dict[str, Tensor] = {"learner/trace_coefficient": result.mean_trace}
-        for net, name in enumerate(NET_NAMES[: len(self.targets)]):
-            td = result.td_errors[net]
-            values[f"learner/{name}_loss"] = result.losses[net]
-            values[f"learner/{name}_mean_q"] = result.mean_q[net]
-            values[f"learner/{name}_max_abs_q"] = result.max_abs_q[net]
-            values[f"learner/{name}_abs_td"] = (td.abs() * result.mask).sum() / result.mask.sum().clamp(min=1)
-            values[f"learner/{name}_grad_norm"] = norms[name]
-            values[f"learner/{name}_clipped"] = norms[name] > self.config.max_grad_norm
-        values |= {f"learner/{name}": value for name, value in novelty.items()}
-        values |= {f"learner/{name}_grad_norm": norms[name] for name in ("embedding", "rnd") if name in norms}
-        values |= {
-            "learner/td_scale_extrinsic": self.networks.td_scale[EXTRINSIC],
-            "learner/td_scale_intrinsic": self.networks.td_scale[INTRINSIC],
-            "learner/intrinsic_scale": self.networks.intrinsic_scale,
-        }
+    def _metrics(self, figures: dict[str, Figure], shares: dict[Over, Tensor]) -> dict[str, float]:
+        """The figures of the whole batch, by tag; a NaN or an infinity of one rank is one of all."""
         # One transfer for all numbers: each .item() on a GPU would wait for it by itself.
-        numbers = torch.stack([value.detach().float() for value in values.values()])
+        numbers = torch.stack([figure.value.detach().float() for figure in figures.values()])
         if self.ranks.count > 1:
-            numbers = self._over_ranks(list(values), numbers, shares)
-        return dict(zip(values, numbers.tolist(), strict=True))
-
-    def _over_ranks(self, names: list[str], numbers: Tensor, shares: _Shares) -> Tensor:
-        """The metrics of the whole batch from each rank's own; a NaN or an infinity of one rank is one of all."""
-
-        def share(name: str) -> Tensor:
-            if name in ("learner/embedding_loss", "learner/embedding_accuracy", "learner/rnd_error"):
-                return shares.auxiliary
-            per_step = name.endswith(("_mean_q", "_abs_td", "/trace_coefficient"))
-            return shares.valid if per_step else shares.sequences
-
-        means = self.ranks.sum_(numbers * torch.stack([share(name) for name in names]))
-        maxima = self.ranks.max_(numbers.clone())
-        is_maximum = torch.tensor([name.endswith("_max_abs_q") for name in names], device=self.device)
-        return torch.where(is_maximum & means.isfinite(), maxima, means)
+            means = self.ranks.sum_(numbers * torch.stack([shares[figure.over] for figure in figures.values()]))
+            maxima = self.ranks.max_(numbers.clone())
+            largest = torch.tensor([figure.largest for figure in figures.values()], device=self.device)
+            numbers = torch.where(largest & means.isfinite(), maxima, means)
+        scales = self.networks.scales
+        values = torch.cat(
+            [numbers, torch.stack([*(scales.of_network(net) for net in (EXTRINSIC, INTRINSIC)), scales.intrinsic])]
+        )
+        names = [*figures, "td_scale_extrinsic", "td_scale_intrinsic", "intrinsic_scale"]
+        return {f"learner/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
 
     def _all_finite(self, metrics: dict[str, float]) -> bool:
         bad = [name for name, value in metrics.items() if not np.isfinite(value)]
@@ -286,28 +266,6 @@ class Learner:
         else:
             normalizer.absorb(*common_moments(arrived, self.ranks))
 
-    @torch.no_grad()
-    def _update_scales(self, result: QLosses, batch: SequenceBatch, shares: _Shares) -> None:
-        loss = self.agent.loss
-        if not (loss.normalize_td or loss.normalize_intrinsic):
-            return
-        raw_td = result.td_errors * self.networks.td_scale.view(2, 1, 1)
-        samples = torch.cat([raw_td, batch.intrinsic_rewards[None, 1:]])
-        weight = shares.valid * (result.mask / result.mask.sum().clamp(min=1))
-        means = torch.stack([(samples * weight).sum((1, 2)), (samples.square() * weight).sum((1, 2))], 1)
-        means = self.ranks.sum_(means)
-        # Squares may overflow where errors do not; the moments would keep an infinity for ever.
-        so_far = self._scale_moments / max(self._scale_weight, 1e-12)
-        means = torch.where(means.isfinite().all(1, keepdim=True), means, so_far)
-        self._scale_moments.lerp_(means, 1 - SCALE_DECAY)
-        self._scale_weight += (1 - SCALE_DECAY) * (1 - self._scale_weight)
-        mean, mean_square = (self._scale_moments / self._scale_weight).unbind(1)
-        std = (mean_square - mean.square()).clamp(min=0).sqrt().clamp(min=1e-4)
-        if loss.normalize_td:
-            self.networks.td_scale.copy_(std[:2])
-        if loss.normalize_intrinsic:
-            self.networks.intrinsic_scale.copy_(std[2])
-
     def synchronise(self) -> None:
         """Give every rank what rank 0 has; to be called once all have been created or restored alike."""
         if self.ranks.count == 1:
@@ -319,11 +277,10 @@ class Learner:
             for value in held.values()
         ]
         modules = [*self.networks.state_dict().values(), *self.targets.state_dict().values()]
-        broadcast_tensors([*modules, *moments_of, self._scale_moments], self.ranks, self.device)
-        counters = torch.tensor([self.updates, self.bad_updates, self._scale_weight], dtype=torch.float64)
+        broadcast_tensors([*modules, *moments_of, *self._running_scales.tensors()], self.ranks, self.device)
+        counters = torch.tensor([self.updates, self.bad_updates], dtype=torch.float64)
         broadcast_tensors([counters], self.ranks, self.device)
         self.updates, self.bad_updates = int(counters[0]), int(counters[1])
-        self._scale_weight = float(counters[2])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on, apart from the batch."""
@@ -331,8 +288,7 @@ class Learner:
             "networks": self.networks.state_dict(),
             "targets": self.targets.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
-            "scale_moments": self._scale_moments,
-            "scale_weight": self._scale_weight,
+            "scales": self._running_scales.state_dict(),
             "updates": self.updates,
             "bad_updates": self.bad_updates,
         }
@@ -344,8 +300,7 @@ class Learner:
         for name, optimizer in self._optimizers.items():
             _load_moments(optimizer, state["optimizers"][name])
             _match_layouts(optimizer)
-        self._scale_moments.copy_(state["scale_moments"])
-        self._scale_weight = state["scale_weight"]
+        self._running_scales.load_state_dict(state["scales"])
         self.updates = state["updates"]
         self.bad_updates = state["bad_updates"]
 
@@ -363,26 +318,18 @@ def _load_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> No
     optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-@dataclass
-class _Shares:
-    """This rank's share, [] in (0, 1], of the whole batch's sequences, auxiliary transitions and valid steps."""
-
-    sequences: Tensor
-    auxiliary: Tensor
-    valid: Tensor
-
-    @classmethod
-    def of(cls, batch: SequenceBatch, result: QLosses, auxiliary: int, ranks: Ranks) -> _Shares:
-        mine = torch.stack(
-            [
-                result.losses.new_tensor(batch.mask.shape[1]),
-                result.losses.new_tensor(auxiliary),
-                result.mask.sum().to(result.losses.dtype),
-            ]
-        )
-        shares = mine / ranks.sum_(mine.clone()).clamp(min=1)
-        # By itself a rank has it all, even where burn-in leaves no valid step.
-        return cls(*(shares if ranks.count > 1 else torch.ones_like(shares)))
+def _shares(update: Update, errors: SequenceErrors, ranks: Ranks) -> dict[Over, Tensor]:
+    """This rank's share, [] in (0, 1], of what means over the whole batch are taken over."""
+    dtype = errors.priorities.dtype
+    numbers = {
+        Over.SEQUENCES: errors.priorities.new_tensor(update.batch.mask.shape[1]),
+        Over.STEPS: errors.mask.sum().to(dtype),
+        Over.TRANSITIONS: errors.priorities.new_tensor(len(update.transitions)),
+    }
+    mine = torch.stack(list(numbers.values()))
+    # By itself a rank has it all, even where burn-in leaves no valid step.
+    shares = mine / ranks.sum_(mine.clone()).clamp(min=1) if ranks.count > 1 else torch.ones_like(mine)
+    return dict(zip(numbers, shares, strict=True))
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from agent57.config import LossConfig, NetworkConfig
-from agent57.structures import NO_ACTION, EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
+from agent57.errors import both_networks
+from agent57.scales import Scales
+from agent57.structures import NET_NAMES, NO_ACTION, EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
+from agent57.terms.q_td import q_td
+from agent57.terms.term import Update
 from agent57.torsos import Torso
 from tests import oracles
 
@@ -153,7 +158,7 @@ INDEXED = EnvironmentSpec((1,), "float32", 1.0, 3)
 
 @dataclass
 class SlowLosses:
-    """As `QLosses`, but ``td_errors``[net][b][t] and ``valid``[b][t] have no padding."""
+    """As `FastLosses`, but ``td_errors``[net][b][t] and ``valid``[b][t] have no padding."""
 
     losses: list[float]
     td_errors: list[list[list[float]]]
@@ -180,6 +185,48 @@ def q_values(network: Any, sequence: Sequence, net: int) -> list[list[float]]:
             )
             rows.append([float(value) for value in q[0]])
     return rows
+
+
+@dataclass
+class FastLosses:
+    """What `q_td` says of a batch; ``losses`` [2] carry gradients."""
+
+    losses: Tensor
+    td_errors: Tensor
+    mask: Tensor
+    priorities: Tensor
+    mean_q: Tensor
+    max_abs_q: Tensor
+    mean_trace: Tensor
+
+
+def fast_q_losses(
+    online: tuple[Any, ...],
+    target: tuple[Any, ...],
+    batch: SequenceBatch,
+    betas: Tensor,
+    discounts: Tensor,
+    config: LossConfig,
+    scales: Scales | None = None,
+) -> FastLosses:
+    """`q_td` of these networks, the extrinsic one first; a single network's second half is 0."""
+    networks = SimpleNamespace(q_networks=online, scales=scales or Scales())
+    term, errors = q_td(Update(networks, target, batch, None, betas, discounts, config))  # type: ignore[arg-type]
+
+    def of_both(figure: str) -> Tensor:
+        values = [term.figures[f"{name}_{figure}"].value for name in NET_NAMES[: len(online)]]
+        return both_networks(values)
+
+    assert torch.equal(term.loss, of_both("loss").sum())
+    return FastLosses(
+        losses=of_both("loss"),
+        td_errors=errors.td,
+        mask=errors.mask,
+        priorities=errors.priorities,
+        mean_q=of_both("mean_q"),
+        max_abs_q=of_both("max_abs_q"),
+        mean_trace=term.figures["trace_coefficient"].value,
+    )
 
 
 def slow_q_losses(
@@ -221,7 +268,7 @@ def slow_q_losses(
         for t in range(n):
             if valid[-1][t]:
                 ratio = policy[t][int(sequence.actions[t])] / float(sequence.behaviour_probs[t])
-                traces.append(config.trace_lambda * min(1.0, ratio))
+                traces.append(config.trace_lambda * (min(1.0, ratio) if config.trace == "retrace" else 1.0))
     return SlowLosses(
         losses=losses,
         td_errors=td_errors,

@@ -25,8 +25,8 @@ from agent57.config import (
 )
 from agent57.family import PolicyFamily
 from agent57.intrinsic_reward import LifelongNovelty
-from agent57.losses import q_losses
 from agent57.networks import Agent57Networks, EmbeddingNetwork, QNetwork, RandomNetworkDistillation, flatten_weights
+from agent57.scales import Scales
 from agent57.structures import SequenceBatch, SequenceSpec
 from agent57.torsos import resolve_torso_dtype
 from cluster.commands.train import train
@@ -39,6 +39,7 @@ from tests.loss_oracle import (
     VECTOR,
     TableNetwork,
     batch_of,
+    fast_q_losses,
     indexed,
     random_sequence,
     slow_q_losses,
@@ -48,7 +49,7 @@ from tests.loss_oracle import (
 
 BETAS = torch.tensor([0.0, 0.3, 1.5], dtype=torch.float64)
 DISCOUNTS = torch.tensor([0.99, 0.95, 0.8], dtype=torch.float64)
-UNIT_SCALES = (torch.ones(2), torch.ones(()))
+
 MAZE = "tests.fakes:TinyMaze-v0"
 
 
@@ -93,15 +94,14 @@ def test_a_single_network_learns_the_mixed_reward(trace: Any) -> None:
     online, target = (TableNetwork(rng.normal(size=(size, 3)) * 4) for _ in range(2))
     config = LossConfig(trace=trace)
     scales = {"td_scale": (2.0, 1.0), "intrinsic_scale": 4.0}
-    fast = q_losses(
+    fast = fast_q_losses(
         (online,),
         (target,),
         batch_of(sequences, INDEXED, 5).to_torch(),
         BETAS,
         DISCOUNTS,
         config,
-        torch.tensor([2.0, 1.0], dtype=torch.float64),
-        torch.tensor(4.0, dtype=torch.float64),
+        Scales.of(torch.tensor([2.0, 1.0], dtype=torch.float64), torch.tensor(4.0, dtype=torch.float64)),
     )
     mixed = []
     for one in sequences:
@@ -127,14 +127,13 @@ def test_a_single_network_still_sees_both_rewards() -> None:
         intrinsic_rewards=one.intrinsic_rewards + shift,
     )
     values = [
-        q_losses(
+        fast_q_losses(
             (network,),
             (network,),
             batch_of([sequence], VECTOR, 4).to_torch(),
             BETAS.float(),
             DISCOUNTS.float(),
             LossConfig(),
-            *UNIT_SCALES,
         ).mean_q[0]
         for sequence in (one, other)
     ]
@@ -160,22 +159,21 @@ def test_a_learner_with_a_single_network_trains_copies_and_resumes_it() -> None:
 def test_actors_of_a_single_network_give_the_learners_priorities() -> None:
     worker = make_worker(agent_config(SINGLE))
     networks = give_weights(worker)
-    networks.intrinsic_scale.fill_(0.25)
+    networks.scales.intrinsic.fill_(0.25)
     worker.set_weights(2, flatten_weights(networks))
     rollout = worker.rollout(60, [[0] * 20, [1] * 20, [2] * 20])
     batch = SequenceBatch.empty(SequenceSpec(worker.spec, 4, worker.agent.network.lstm_size), len(rollout.sequences))
     for column, sequence in enumerate(rollout.sequences):
         batch.fill(column, sequence)
     family = PolicyFamily(**vars(worker.agent.family))
-    expected = q_losses(
+    expected = fast_q_losses(
         (networks.q_ext,),
         (networks.q_ext,),
         batch.to_torch(),
         torch.tensor(family.betas, dtype=torch.float32),
         torch.tensor(family.discounts, dtype=torch.float32),
         worker.agent.loss,
-        networks.td_scale,
-        networks.intrinsic_scale,
+        networks.scales,
     ).priorities
     np.testing.assert_allclose(rollout.priorities, expected, rtol=1e-3, atol=1e-5)
 

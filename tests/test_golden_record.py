@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from agent57 import losses
+from agent57 import errors
 from tests import golden_record
 
 NAME = "smoke, tests.fakes:Chain-v0, peng"
@@ -22,6 +22,6 @@ def test_the_smallest_run_ends_as_recorded(monkeypatch: pytest.MonkeyPatch) -> N
             rows, "same"
         )
     assert golden_record.record(NAME)["runs"] == rows
-    monkeypatch.setattr(losses, "epsilon_greedy", lambda q, epsilon: losses.torch.full_like(q, 1 / q.shape[-1]))
+    monkeypatch.setattr(errors, "epsilon_greedy", lambda q, epsilon: errors.torch.full_like(q, 1 / q.shape[-1]))
     changed = golden_record.record(NAME)["runs"][NAME]
     assert golden_record.difference(rows[NAME], changed).startswith("other weights")

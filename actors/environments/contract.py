@@ -153,7 +153,8 @@ class LaneEnvironments:
         For measuring how far a game has come (the room of Montezuma's Revenge): training never sees it. Needs
         ``with_ram``.
         """
-        require(isinstance(self._lanes, EmulatorLanes), "only LaneEnvironments(with_ram=True) can read the RAM")
+        if not isinstance(self._lanes, EmulatorLanes):
+            raise ValueError("only LaneEnvironments(with_ram=True) can read the RAM")
         return self._lanes.ram()
 
     @property

@@ -93,7 +93,7 @@ class GymnasiumLanes:
             with contextlib.suppress(Exception, SystemExit):
                 environment.close()
 
-    def _begin(self, lane: int, seed: dict[str, int]) -> Any:
+    def _begin(self, lane: int, seed: dict[str, Any]) -> Any:
         """Begin an episode; returns its info."""
         self._steps[lane] = 0
         try:

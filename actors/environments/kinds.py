@@ -57,7 +57,7 @@ class _GridworldLanes:
         arguments = keyword_arguments(config.arguments)
         limit = registered.max_episode_steps if config.max_episode_steps is None else config.max_episode_steps
         with _refusing(env_id, arguments):
-            self._vector = vector_class(  # type: ignore[call-arg]
+            self._vector = vector_class(
                 num_envs=num_lanes,
                 max_episode_steps=limit,
                 render_mode="rgb_array" if render else None,
@@ -75,7 +75,7 @@ class _GridworldLanes:
     def reset(self, seeds: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         lane_seeds = np.zeros(len(lanes), np.int64)
         lane_seeds[lanes] = seeds
-        observations, _ = self._vector.reset(seed=lane_seeds, options={"reset_mask": lanes})
+        observations, _ = self._vector.reset(seed=lane_seeds.tolist(), options={"reset_mask": lanes})
         return self._converted(observations)
 
     def step(self, actions: np.ndarray) -> EnvironmentStep:
@@ -97,6 +97,9 @@ class _GridworldLanes:
         return np.ascontiguousarray(np.moveaxis(observations, -1, 1)) if self._channels_last else observations
 
 
+KindOfLanes = AtariLanes | EmulatorLanes | _GridworldLanes | GymnasiumLanes
+
+
 def make_lanes(
     env_id: str,
     num_lanes: int,
@@ -104,7 +107,7 @@ def make_lanes(
     num_threads: int,
     render: bool = False,
     with_ram: bool = False,
-) -> AtariLanes | EmulatorLanes | _GridworldLanes | GymnasiumLanes:
+) -> KindOfLanes:
     """What `LaneEnvironments` steps, for whoever keeps seeds himself: `actors/environments/training_environment.py`."""
     registered, rom = _registered(env_id), atari_rom(env_id)
     asks_emulator = with_ram or config.mode is not None or config.difficulty is not None
@@ -130,8 +133,8 @@ def make_lanes(
         return _GridworldLanes(env_id, vector_class, registered, num_lanes, config, render)
     arguments = keyword_arguments(config.arguments)
     renders = render and "rgb_array" in _render_modes(registered)
-    look = {"render_mode": "rgb_array"} if renders else {}
-    limit = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
+    look: dict[str, Any] = {"render_mode": "rgb_array"} if renders else {}
+    limit: dict[str, Any] = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
 
     def make() -> gymnasium.Env:
         with _refusing(env_id, arguments):

@@ -9,7 +9,7 @@ import numpy as np
 
 from actors.environments.contract import EnvironmentConfig
 from actors.environments.door import EnvironmentFault, bad_values, refuse_faults
-from actors.environments.kinds import has_step_limit, make_lanes
+from actors.environments.kinds import KindOfLanes, has_step_limit, make_lanes
 from actors.environments.supported_spaces import UnsupportedEnvironment
 from agent57.structures import EnvironmentSpec
 
@@ -47,7 +47,7 @@ def try_environment(env_id: str, config: EnvironmentConfig) -> Trial:
     raise UnsupportedEnvironment(str(first).replace(", lane 0", "")) from first
 
 
-def _play(env_id: str, lanes: object, seed: int) -> bool:
+def _play(env_id: str, lanes: KindOfLanes, seed: int) -> bool:
     """Play until an episode has ended and the next begun; returns whether it came so far."""
     rng = np.random.default_rng(seed)
     deadline = time.monotonic() + SECONDS

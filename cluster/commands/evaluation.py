@@ -131,7 +131,7 @@ def play(evaluator: Evaluator, arm: int, episodes: int) -> list[Episode]:
     played: list[Episode] = []
     while len(played) < episodes:
         evaluator.begin_with([arm] * evaluator.num_lanes)
-        finished = {}
+        finished: dict[int, Episode] = {}
         while evaluator.playing:
             finished |= {episode.lane: episode for episode in evaluator.play(1000)}
         played += [finished[lane] for lane in sorted(finished)]

@@ -9,7 +9,9 @@ node joins.
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +39,16 @@ from cluster.on_ray.session import SHUTDOWN_SECONDS, RaySession, start_private
 from cluster.plan.topology import Topology
 from cluster.run.config import TrainConfig
 from cluster.run.errors import ActingStopped, TrainingStopped, UserError, one_line
-from cluster.run.messages import ESSENTIAL, EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
+from cluster.run.messages import (
+    ESSENTIAL,
+    EvaluationRequest,
+    ProcessId,
+    Reply,
+    RolloutRequest,
+    UpdateRequest,
+)
 from cluster.runtime.services import resident_bytes
-from cluster.runtime.sharded_replay import ShardedReplay
+from cluster.runtime.sharded_replay import ShardedReplay, ShardPort
 from cluster.runtime.stopping import CLOSING_SECONDS, LAST_ANSWER_SECONDS, Grace
 from learner.learner import TrainingDiverged
 
@@ -137,7 +146,7 @@ class RayFleet:
     @property
     def replay(self) -> ShardedReplay:
         """The way to all shards that are there."""
-        ports = []
+        ports: list[ShardPort | None] = []
         for shard in range(self.topology.replay_shards):
             handle = self._handles.get(("replay", shard))
             ports.append(RemoteShard(handle) if handle is not None and self.ready(("replay", shard)) else None)
@@ -288,13 +297,13 @@ class RayFleet:
 
     def lost_peers(self) -> list[ProcessId]:
         """Replay shards and weight server, if they should answer and do not."""
-        asked = {}
+        asked: dict[ProcessId, Callable[[], object]] = {}
         for process, handle in self._handles.items():
             if process[0] == "replay" and self.ready(process):
                 asked[process] = RemoteShard(handle).begin("stats")
             elif process[0] == "weights" and self.ready(process):
                 reference = handle.pull.remote(-1)
-                asked[process] = lambda reference=reference: ray.get(reference, timeout=self._patience)
+                asked[process] = functools.partial(ray.get, reference, timeout=self._patience)
         lost = []
         for process, answer in asked.items():
             try:
@@ -364,7 +373,7 @@ class RayFleet:
         if kind == "weights":
             self._add(process, ray.remote(WeightServer).options(**options).remote())
         elif kind == "replay":
-            actor = ray.remote(concurrency_groups=CONCURRENCY_GROUPS)(ReplayProcess)
+            actor = ray.remote(concurrency_groups=CONCURRENCY_GROUPS)(ReplayProcess)  # type: ignore[call-overload]
             actor = actor.options(max_pending_calls=MAX_PENDING_CALLS, **options)
             arguments = (self.config.replay, self.config.seed, index, topology.replay_shards, self.lives)
             self._add(process, actor.remote(*arguments))

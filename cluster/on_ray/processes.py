@@ -24,7 +24,8 @@ class RayProcesses:
     """Everything below this process that Ray has started or will start; to be made right after ``ray.init``."""
 
     def __init__(self) -> None:
-        started = ray._private.worker._global_node.all_processes
+        node: Any = ray._private.worker._global_node
+        started = node.all_processes
         self._essential: dict[str, Any] = {
             called: started[name][0].process for name, called in _ESSENTIAL.items() if name in started
         }

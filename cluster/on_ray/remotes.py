@@ -107,7 +107,8 @@ class WeightServer(Located):
     """Keeps the newest weights in Ray's object store, as their owner: a dead learner takes none with it."""
 
     def __init__(self) -> None:
-        self._version, self._reference = -1, None
+        self._version = -1
+        self._reference: ray.ObjectRef | None = None
 
     def publish(self, version: int, vector: np.ndarray) -> None:
         self._version, self._reference = version, ray.put(vector)

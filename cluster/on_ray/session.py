@@ -5,6 +5,7 @@ Called by `cluster/commands/train.py`, before the plan where a cluster is joined
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -80,7 +81,7 @@ def join_cluster(config: TrainConfig) -> RaySession:
         ray.init(
             address=address,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             namespace=None,
             runtime_env=_shipped_code(),
         )
@@ -145,7 +146,7 @@ def start_private(config: TrainConfig, topology: Topology) -> RaySession:
     parent = Path(os.environ.get("RAY_TMPDIR") or "/tmp")
     remove_abandoned(parent)
     temporary = TemporaryFolder(parent)
-    gpus = topology.nodes[0].gpus if topology.learner_gpus or topology.worker.gpus else 0
+    gpus = int(topology.nodes[0].gpus) if topology.learner_gpus or topology.worker.gpus else 0
     try:
         ray.init(
             address="local",
@@ -154,7 +155,7 @@ def start_private(config: TrainConfig, topology: Topology) -> RaySession:
             object_store_memory=int(config.cluster.object_store_gb * 1e9),
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             _temp_dir=str(temporary.path),
             runtime_env={"env_vars": {"PYTHONPATH": python_path}},
         )

@@ -33,6 +33,10 @@ def _no_atari_game(config: TrainConfig) -> bool:
         return False
 
 
+def _several_in_serial(name: str, config: TrainConfig) -> bool:
+    return config.serial and getattr(config.cluster, name) > 1
+
+
 EPISODIC = tuple(
     f"intrinsic.{name}"
     for name in (
@@ -80,7 +84,7 @@ IDLE = (
     *(
         Idle(
             "with --serial, which runs everything in one process",
-            lambda config, name=name: config.serial and getattr(config.cluster, name) > 1,
+            functools.partial(_several_in_serial, name),
             (f"cluster.{name}",),
         )
         for name in ("num_workers", "num_learners", "replay_shards")

@@ -148,10 +148,13 @@ ESSENTIAL = ("learner", "replay")
 """Kinds of process without which nothing is learned; a checkpoint consists of theirs."""
 
 
+Answer = RolloutReply | UpdateReply | EvaluationReply
+
+
 @dataclass
 class Reply:
     """An answer to a request: ``value``, or the ``error`` that came instead."""
 
     process: ProcessId
-    value: RolloutReply | UpdateReply | EvaluationReply | None = None
+    value: Answer | None = None
     error: Exception | None = field(default=None)

@@ -19,7 +19,7 @@ import torch
 from actors.environments.door import EnvironmentFault
 from cluster.run.checkpoint import load_tree, save_tree
 from cluster.run.config import TrainConfig
-from cluster.run.messages import EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
+from cluster.run.messages import Answer, EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
 from cluster.runtime.freed_memory import keep_freed_memory
 from cluster.runtime.services import (
     EvaluatorService,
@@ -73,7 +73,7 @@ class SerialFleet:
         self._learner = LearnerService(config, serial=True)
         self._make_worker()
         self._make_evaluator()
-        self._submitted: list[tuple[ProcessId, Callable[[], object]]] = []
+        self._submitted: list[tuple[ProcessId, Callable[[], Answer]]] = []
 
     def _make_worker(self, state: dict | None = None) -> None:
         self._worker: RolloutService | _Unmade

@@ -175,7 +175,7 @@ class LearnerService:
             try:
                 sampled, batch = next(batches)
             except PeerLost as error:
-                sampled = batch = None
+                batch = None
                 peer_lost = str(error)
             trained = self._agree(batch)
             if batch is None or trained is None:

@@ -63,7 +63,7 @@ def lasting_output() -> Iterator[None]:
     """stdout and stderr as `LastingStream` meanwhile; at the end they are flushed, whatever becomes of that."""
     before = sys.stdout, sys.stderr
     lasting = [LastingStream(stream) if stream is not None else None for stream in before]
-    sys.stdout, sys.stderr = lasting  # type: ignore[assignment]
+    sys.stdout, sys.stderr = lasting
     try:
         yield
     finally:

@@ -230,7 +230,8 @@ class Telemetry:
             now = snapshot()
             counts = (now.env_frames, now.learner_updates)
             if self._log_points or self._at_last_log != (0, 0):
-                self._rates = tuple((new - old) / elapsed for new, old in zip(counts, self._at_last_log, strict=True))
+                frames, updates = self._at_last_log
+                self._rates = ((counts[0] - frames) / elapsed, (counts[1] - updates) / elapsed)
             self._at_last_log, self._logged_at = counts, time.monotonic()
             self._write(now, priorities)
         # Gathered only when it is shown: going through hundreds of bandits at every tick would fill half a core.
@@ -286,7 +287,7 @@ class Telemetry:
 
     def _write_histograms(self, priorities: np.ndarray | None, frames: int) -> None:
         assert self._log is not None
-        samples = {
+        samples: dict[str, Any] = {
             "bandit/arms": self._arms,
             "return/intrinsic": self._intrinsic,
             "intrinsic/reward_samples": np.concatenate([np.zeros(0), *self._intrinsic_rewards]),

@@ -101,7 +101,7 @@ def make_networks(seed: int, q_scale: float = 1.0, measured: np.ndarray | None =
         for head in (q_network.value_head, q_network.advantage_head):
             head[-1].weight.mul_(q_scale)
             head[-1].bias.mul_(q_scale)
-    networks.intrinsic_scale.fill_(0.5)
+    networks.scales.intrinsic.fill_(0.5)
     if measured is not None:
         for network in (networks.rnd, networks.embedding):
             network.normalizer.observe(torch.from_numpy(measured.reshape(-1, *SPEC.observation_shape)))

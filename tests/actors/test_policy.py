@@ -42,7 +42,7 @@ def random_networks(env_id: str, agent: AgentConfig) -> Agent57Networks:
     networks = Agent57Networks(spec, 4, agent.network).requires_grad_(False)
     observations = torch.rand(64, *spec.observation_shape) * spec.observation_scale
     networks.rnd.normalizer.observe(observations.to(getattr(torch, spec.observation_dtype)))
-    networks.intrinsic_scale.fill_(2.0)
+    networks.scales.intrinsic.fill_(2.0)
     return networks
 
 

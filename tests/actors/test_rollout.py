@@ -16,10 +16,10 @@ from actors.environments.contract import EnvironmentConfig
 from actors.rollout import ActorConfig, Rollout, RolloutWorker
 from agent57.config import AgentConfig, IntrinsicConfig, LossConfig, NetworkConfig, PolicyFamilyConfig, SequenceConfig
 from agent57.family import PolicyFamily
-from agent57.losses import q_losses
 from agent57.networks import Agent57Networks, flatten_weights
 from agent57.structures import Sequence, SequenceBatch, SequenceSpec
 from cluster.run.checkpoint import load_tree, save_tree
+from tests.loss_oracle import fast_q_losses
 
 gymnasium.register("CounterOfThree-v0", "tests.fakes:Counter", kwargs={"endings": ((3, False),)})
 gymnasium.register(
@@ -102,8 +102,8 @@ def test_initial_priorities_are_what_the_learner_would_compute(env_id: str, trac
     agent = dataclasses.replace(AGENT, loss=LossConfig(trace=trace))
     worker = make_worker(env_id, 3, agent=agent)
     networks = make_networks(worker, 1)
-    networks.td_scale.copy_(torch.tensor([0.5, 3.0]))
-    networks.intrinsic_scale.fill_(0.25)
+    networks.scales.td.copy_(torch.tensor([0.5, 3.0]))
+    networks.scales.intrinsic.fill_(0.25)
     worker.set_weights(1, flatten_weights(networks))
     rollout = worker.rollout(70, [[0] * 30, [1] * 30, [2] * 30])
     batch = SequenceBatch.empty(SequenceSpec(worker.spec, 4, 8), len(rollout.sequences))
@@ -111,15 +111,14 @@ def test_initial_priorities_are_what_the_learner_would_compute(env_id: str, trac
         batch.fill(column, sequence)
     family = PolicyFamily(**vars(agent.family))
     nets = (networks.q_ext, networks.q_int)
-    expected = q_losses(
+    expected = fast_q_losses(
         nets,
         nets,
         batch.to_torch(),
         torch.tensor(family.betas, dtype=torch.float32),
         torch.tensor(family.discounts, dtype=torch.float32),
         agent.loss,
-        networks.td_scale,
-        networks.intrinsic_scale,
+        networks.scales,
     ).priorities
     assert rollout.priorities.dtype == np.float32
     np.testing.assert_allclose(rollout.priorities, expected, rtol=1e-3, atol=1e-5)

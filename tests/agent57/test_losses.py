@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,25 +11,23 @@ import torch
 from torch import Tensor
 
 from agent57.config import LossConfig
-from agent57.losses import (
-    QLosses,
-    embedding_loss,
-    last_transitions,
-    loss_mask,
-    q_losses,
-    rnd_loss,
-    sequence_priorities,
-)
+from agent57.errors import loss_mask, sequence_priorities
 from agent57.networks import EmbeddingNetwork, QNetwork, RandomNetworkDistillation
+from agent57.scales import Scales
 from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch
+from agent57.terms.inverse_dynamics import inverse_dynamics
+from agent57.terms.rnd import rnd
+from agent57.terms.term import Transitions, last_valid
 from agent57.values import rescale, unrescale
 from tests.loss_oracle import (
     INDEXED,
     SMALL_IMAGE,
     VECTOR,
+    FastLosses,
     SlowLosses,
     TableNetwork,
     batch_of,
+    fast_q_losses,
     indexed,
     random_sequence,
     slow_q_losses,
@@ -49,17 +48,16 @@ def update(
     config: LossConfig | None = None,
     td_scale: tuple[float, float] = (1.0, 1.0),
     intrinsic_scale: float = 1.0,
-) -> QLosses:
-    """`q_losses` of four networks: online extrinsic and intrinsic, target extrinsic and intrinsic."""
-    return q_losses(
+) -> FastLosses:
+    """Losses of four networks: online extrinsic and intrinsic, target extrinsic and intrinsic."""
+    return fast_q_losses(
         (networks[0], networks[1]),
         (networks[2], networks[3]),
         batch.to_torch(),
         BETAS,
         DISCOUNTS,
         config or LossConfig(),
-        torch.tensor(td_scale, dtype=torch.float64),
-        torch.tensor(intrinsic_scale, dtype=torch.float64),
+        Scales.of(torch.tensor(td_scale, dtype=torch.float64), torch.tensor(intrinsic_scale, dtype=torch.float64)),
     )
 
 
@@ -78,7 +76,7 @@ def tables(seed: int, size: int) -> list[TableNetwork]:
     return [TableNetwork(rng.normal(size=(size, 3)) * 4) for _ in range(4)]
 
 
-def assert_equal_to_oracle(fast: QLosses, slow: SlowLosses, rtol: float, atol: float) -> None:
+def assert_equal_to_oracle(fast: FastLosses, slow: SlowLosses, rtol: float, atol: float) -> None:
     for b, valid in enumerate(slow.valid):
         n = len(valid)
         assert fast.mask[:, b].tolist() == valid + [False] * (len(fast.mask) - n)
@@ -388,19 +386,25 @@ def test_priorities_and_td_errors_carry_no_gradient() -> None:
 def test_last_transitions_of_long_short_and_empty_sequences() -> None:
     lengths = [6, 5, 2, 1, 0]
     mask = torch.tensor([[t < length for length in lengths] for t in range(6)])
-    t, b = last_transitions(mask, 3)
+    t, b = last_valid(mask, 3)
     found = sorted(zip(b.tolist(), t.tolist(), strict=True))
     assert found == [(0, 3), (0, 4), (0, 5), (1, 2), (1, 3), (1, 4), (2, 0), (2, 1), (3, 0)]
-    t, b = last_transitions(mask, 100)
+    t, b = last_valid(mask, 100)
     assert len(t) == sum(lengths)
     assert mask[t, b].all()
 
 
-def moves_on_a_ring(rng: np.random.Generator, count: int, cells: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+def moves_on_a_ring(rng: np.random.Generator, count: int, cells: int = 4) -> Transitions:
     """One-hot cells before and after a move by 0, 1 or 2: neither cell alone says which."""
     cell, action = rng.integers(cells, size=count), rng.integers(3, size=count)
     eye = torch.eye(cells)
-    return eye[cell], eye[(cell + action) % cells], torch.from_numpy(action)
+    return Transitions(eye[cell], eye[(cell + action) % cells], torch.from_numpy(action))
+
+
+def embedding_loss(network: EmbeddingNetwork, moves: Transitions) -> tuple[Tensor, Tensor]:
+    """(loss, share of right guesses) of `inverse_dynamics`."""
+    term = inverse_dynamics(SimpleNamespace(transitions=moves, networks=SimpleNamespace(embedding=network)))  # type: ignore[arg-type]
+    return term.loss, term.figures["embedding_accuracy"].value
 
 
 def test_embedding_learns_to_tell_actions_from_consecutive_observations() -> None:
@@ -410,13 +414,13 @@ def test_embedding_learns_to_tell_actions_from_consecutive_observations() -> Non
     rng = np.random.default_rng(40)
     first_loss = None
     for _ in range(250):
-        loss, accuracy = embedding_loss(network, *moves_on_a_ring(rng, 32))
+        loss, accuracy = embedding_loss(network, moves_on_a_ring(rng, 32))
         first_loss = float(loss.detach()) if first_loss is None else first_loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert first_loss == pytest.approx(np.log(3), abs=0.3)
-    loss, accuracy = embedding_loss(network, *moves_on_a_ring(rng, 300))
+    loss, accuracy = embedding_loss(network, moves_on_a_ring(rng, 300))
     assert accuracy > 0.95
     assert loss < 0.3
     assert not accuracy.requires_grad
@@ -425,9 +429,10 @@ def test_embedding_learns_to_tell_actions_from_consecutive_observations() -> Non
 def test_embedding_loss_is_the_mean_cross_entropy_and_reaches_the_torso() -> None:
     torch.manual_seed(1)
     network = EmbeddingNetwork(VECTOR, tiny_network())
-    before, after, actions = moves_on_a_ring(np.random.default_rng(41), 10)
-    loss, accuracy = embedding_loss(network, before, after, actions)
-    logits = network.action_logits(network(before), network(after)).detach().double()
+    moves = moves_on_a_ring(np.random.default_rng(41), 10)
+    loss, accuracy = embedding_loss(network, moves)
+    actions = moves.actions
+    logits = network.action_logits(network(moves.observations), network(moves.next_observations)).detach().double()
     chosen = [float(logits[i].exp()[action] / logits[i].exp().sum()) for i, action in enumerate(actions)]
     assert float(loss.detach()) == pytest.approx(-np.mean(np.log(chosen)), rel=1e-5)
     assert float(accuracy) == pytest.approx(np.mean([int(logits[i].argmax()) == a for i, a in enumerate(actions)]))
@@ -440,7 +445,8 @@ def test_rnd_loss_is_the_mean_error_and_reaches_the_predictor_only() -> None:
     torch.manual_seed(2)
     network = RandomNetworkDistillation(VECTOR, tiny_network())
     observations = torch.randn(7, 4)
-    loss = rnd_loss(network, observations)
+    moves = Transitions(observations[:0], observations, torch.zeros(7, dtype=torch.int64))
+    loss = rnd(SimpleNamespace(transitions=moves, networks=SimpleNamespace(rnd=network))).loss  # type: ignore[arg-type]
     x = network.normalizer(observations)
     expected = (network.predictor(x) - network.target(x)).square().sum() / (7 * 8)
     torch.testing.assert_close(loss, expected)

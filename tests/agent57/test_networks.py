@@ -191,8 +191,8 @@ def networks_of(seed: int, spec: EnvironmentSpec = SMALL_IMAGE) -> Agent57Networ
     torch.manual_seed(seed)
     networks = Agent57Networks(spec, NUM_POLICIES, tiny_network())
     networks.rnd.normalizer.observe(observations_of(spec, 5 + seed, seed=seed))
-    networks.td_scale.copy_(torch.tensor([1.0 + seed, 2.0]))
-    networks.intrinsic_scale.fill_(3.0 + seed)
+    networks.scales.td.copy_(torch.tensor([1.0 + seed, 2.0]))
+    networks.scales.intrinsic.fill_(3.0 + seed)
     return networks
 
 

@@ -22,7 +22,7 @@ from actors.exported_policy import CONFIG_FILE, WEIGHTS_FILE, ExportedPolicy
 from actors.lanes import LaneStep
 from actors.rollout import ActorConfig, Episode
 from agent57.config import IntrinsicConfig
-from agent57.losses import both_networks
+from agent57.errors import both_networks
 from cluster.commands.evaluation import make_evaluator, record
 from cluster.commands.saved_agent import load_agent
 from cluster.commands.train import train
@@ -276,7 +276,7 @@ def test_exported_policy_acts_as_the_learners_networks_do(run_dir: Path, policy_
         torch.tensor(np.stack(trace["x"]))[:, None],
         torch.tensor(trace["a"])[:, None],
         torch.tensor(trace["r"], dtype=torch.float32)[:, None],
-        torch.tensor(trace["i"], dtype=torch.float32)[:, None] / networks.intrinsic_scale,
+        torch.tensor(trace["i"], dtype=torch.float32)[:, None] / networks.scales.intrinsic,
         torch.tensor([2]),
         (torch.zeros(1, size), torch.zeros(1, size)),
     )

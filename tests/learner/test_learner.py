@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -123,7 +122,7 @@ def gradient_norm(module: nn.Module) -> float:
 def test_huge_gradients_of_one_network_do_not_scale_the_others() -> None:
     """A tiny td_scale makes the extrinsic errors huge and touches nothing else."""
     calm, wild = make_learner(), make_learner()
-    wild.networks.td_scale[0] = 1e-6
+    wild.networks.scales.td[0] = 1e-6
     before, after = (learner.update(make_batch()).metrics for learner in (calm, wild))
     # Errors 1e6 times as large, in the clip's units.
     assert after["learner/extrinsic_grad_norm"] > 0.9e6 * before["learner/extrinsic_grad_norm"] > 40
@@ -137,7 +136,7 @@ def test_huge_gradients_of_one_network_do_not_scale_the_others() -> None:
 def test_the_first_reward_after_none_is_not_clipped_away() -> None:
     """While no reward comes sigma sinks; the gradient of the first reward is then 1 / sigma^2 times as large."""
     calm, normalised = make_learner(), make_learner(agent=agent_config(normalize_td=True))
-    normalised.networks.td_scale[0] = sigma = 0.1
+    normalised.networks.scales.td[0] = sigma = 0.1
     before, after = (learner.update(make_batch()).metrics for learner in (calm, normalised))
     bare = gradient_norm(normalised.networks.q_ext)
     assert bare > 40
@@ -203,8 +202,8 @@ def test_scales_stay_exactly_one_by_default() -> None:
     learner = make_learner()
     for seed in range(3):
         learner.update(make_batch(seed))
-    assert learner.networks.td_scale.tolist() == [1.0, 1.0]
-    assert learner.networks.intrinsic_scale == 1.0
+    assert learner.networks.scales.td.tolist() == [1.0, 1.0]
+    assert learner.networks.scales.intrinsic == 1.0
 
 
 def arrived(batch: SequenceBatch, name: str) -> np.ndarray:
@@ -216,14 +215,16 @@ def test_intrinsic_scale_follows_the_rewards_learned_from() -> None:
     first, second = make_batch(1), make_batch(2)
     second.intrinsic_rewards *= 10
     learner.update(first)
-    assert float(learner.networks.intrinsic_scale) == pytest.approx(arrived(first, "intrinsic_rewards").std(), rel=1e-4)
+    assert float(learner.networks.scales.intrinsic) == pytest.approx(
+        arrived(first, "intrinsic_rewards").std(), rel=1e-4
+    )
     learner.update(second)
     rewards, older = arrived(second, "intrinsic_rewards"), arrived(first, "intrinsic_rewards")
     weights = 0.999 / 1.999, 1 / 1.999
     mean = weights[0] * older.mean() + weights[1] * rewards.mean()
     square = weights[0] * (older**2).mean() + weights[1] * (rewards**2).mean()
-    assert float(learner.networks.intrinsic_scale) == pytest.approx(np.sqrt(square - mean**2), rel=1e-3)
-    assert learner.networks.td_scale.tolist() == [1.0, 1.0]
+    assert float(learner.networks.scales.intrinsic) == pytest.approx(np.sqrt(square - mean**2), rel=1e-3)
+    assert learner.networks.scales.td.tolist() == [1.0, 1.0]
 
 
 def test_td_scale_follows_the_raw_errors_and_divides_the_loss() -> None:
@@ -231,7 +232,7 @@ def test_td_scale_follows_the_raw_errors_and_divides_the_loss() -> None:
     frozen = {"learning_rate": 0.0, "embedding_learning_rate": 0.0, "rnd_learning_rate": 0.0}
     learner = make_learner(agent=agent_config(normalize_td=True), **frozen)
     first = learner.update(make_batch())
-    scales = learner.networks.td_scale.clone()
+    scales = learner.networks.scales.td.clone()
     second = learner.update(make_batch())
     assert first.priorities is not None
     assert second.priorities is not None
@@ -239,26 +240,27 @@ def test_td_scale_follows_the_raw_errors_and_divides_the_loss() -> None:
         loss, normalized = first.metrics[f"learner/{name}_loss"], second.metrics[f"learner/{name}_loss"]
         assert normalized == pytest.approx(loss / float(scales[net]) ** 2, rel=1e-4)
         assert float(scales[net]) != 1.0
-    torch.testing.assert_close(learner.networks.td_scale, scales, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(learner.networks.scales.td, scales, rtol=1e-3, atol=1e-4)
     batch = make_batch()
     exploitative = batch.policy_index == 0
     assert exploitative.any()
     np.testing.assert_allclose(
         second.priorities[exploitative], first.priorities[exploitative] / float(scales[0]), rtol=1e-4
     )
-    assert learner.networks.intrinsic_scale == 1.0
+    assert learner.networks.scales.intrinsic == 1.0
 
 
 def test_scales_take_in_no_infinity() -> None:
     """The square of a reward may overflow where the reward does not."""
     learner = make_learner(agent=agent_config(normalize_intrinsic=True))
     learner.update(make_batch(1))
-    before = learner.networks.intrinsic_scale.clone()
-    batch, result = make_batch(2).to_torch(), SimpleNamespace(mask=make_batch(2).to_torch().mask.float())
+    before = learner.networks.scales.intrinsic.clone()
+    batch = make_batch(2).to_torch()
     batch.intrinsic_rewards[2, 0] = 1e30
-    result.td_errors = torch.zeros(2, *result.mask.shape)
-    learner._update_scales(result, batch, SimpleNamespace(valid=torch.tensor(1.0)))  # type: ignore[arg-type]
-    torch.testing.assert_close(learner.networks.intrinsic_scale, before, rtol=1e-3, atol=0)
+    errors = torch.zeros(2, *batch.mask.shape)
+    arrived = batch.intrinsic_rewards[1:]
+    learner._running_scales.update(errors, arrived, batch.mask, batch.policy_index, (False, True), lambda sums: sums)
+    torch.testing.assert_close(learner.networks.scales.intrinsic, before, rtol=1e-3, atol=0)
 
 
 # --- Updates that must be skipped --------------------------------------------------------------------------
@@ -303,9 +305,9 @@ def test_lasting_nan_stops_training_and_names_what_began() -> None:
     for _ in range(2):
         assert learner.update(poisoned_batch("extrinsic_rewards")).priorities is None
     assert learner.update(make_batch()).priorities is not None, "two in a row, then a good one"
-    learner.networks.td_scale[1] = 0.0
+    learner.networks.scales.td[1] = 0.0
     assert learner.update(make_batch()).priorities is None
-    learner.networks.td_scale[1] = 1.0
+    learner.networks.scales.td[1] = 1.0
     assert learner.update(poisoned_batch("extrinsic_rewards")).priorities is None
     with pytest.raises(TrainingDiverged, match=r"^3 updates in a row.*learner/intrinsic_loss = nan at update 2$"):
         learner.update(poisoned_batch("extrinsic_rewards"))
@@ -414,7 +416,7 @@ def test_published_weights_hold_all_that_actors_need() -> None:
     load_flat_weights(acting, learner.weights())
     assert same(acting.state_dict(), learner.networks.state_dict())
     assert acting.rnd.normalizer.count > 0
-    assert acting.td_scale[0] != 1
+    assert acting.scales.td[0] != 1
 
 
 def test_learner_goes_on_from_published_weights() -> None:

@@ -31,7 +31,10 @@ class Emulator:
 
     def __init__(self, env_id: str, rom: str, config: EnvironmentConfig, coloured: bool) -> None:
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-        self._config, self._rom = config, roms.get_rom_path(rom)
+        path = roms.get_rom_path(rom)
+        if path is None:
+            raise UnsupportedEnvironment(f"{env_id} has no game file in ale-py")
+        self._config, self._rom = config, path
         self.ale = ale_py.ALEInterface()
         self.ale.setFloat("repeat_action_probability", config.sticky_actions)
         self.ale.loadROM(self._rom)
@@ -98,9 +101,9 @@ class Emulator:
             self.ale.getScreenRGB(self._colours[place])
 
     def _seen(self) -> np.ndarray:
-        np.maximum(*self._grey, out=self._grey[0])
+        np.maximum(self._grey[0], self._grey[1], out=self._grey[0])
         if self._colours is not None:
-            np.maximum(*self._colours, out=self._colours[0])
+            np.maximum(self._colours[0], self._colours[1], out=self._colours[0])
         return self._resize(self._grey[0])
 
 

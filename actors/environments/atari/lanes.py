@@ -45,7 +45,9 @@ class AtariLanes:
         )
         self._vector = make(img_height=84, img_width=84, grayscale=True)
         self._screens = AtariScreens(env_id, config.full_action_set, make) if render else None
-        self.spec = EnvironmentSpec((1, 84, 84), "uint8", 255.0, int(self._vector.single_action_space.n))
+        actions = self._vector.single_action_space
+        assert isinstance(actions, gymnasium.spaces.Discrete)
+        self.spec = EnvironmentSpec((1, 84, 84), "uint8", 255.0, int(actions.n))
 
     @property
     def action_names(self) -> list[str]:

@@ -88,7 +88,7 @@ class VectorGridworld(VectorEnv):
     def _picture(self, lane: int) -> np.ndarray:
         """Colours uint8 [height, width, 3] of the lane's cells."""
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generators of all lanes, as SyncVectorEnv gives them."""
         return tuple(self.generators)
@@ -107,9 +107,9 @@ class VectorGridworld(VectorEnv):
             seeds = [int(seeds) + lane for lane in range(self.num_envs)]
         if len(seeds) != self.num_envs:
             raise ValueError(f"{self.num_envs} lanes need as many seeds, got {len(seeds)}")
-        for lane in np.flatnonzero(begins):
-            if seeds[lane] is not None:
-                self.generators[lane] = seeding.np_random(int(seeds[lane]))[0]
+        for lane in map(int, np.flatnonzero(begins)):
+            if (own := seeds[lane]) is not None:
+                self.generators[lane] = seeding.np_random(int(own))[0]
         self._begin_episodes(begins)
         self._ended &= ~begins
         self._was_reset = True
@@ -120,8 +120,10 @@ class VectorGridworld(VectorEnv):
         if not self._was_reset:
             raise gymnasium.error.ResetNeeded("reset comes before the first step")
         actions = np.asarray(actions)
-        if not ((actions >= 0) & (actions < self.single_action_space.n)).all():
-            raise ValueError(f"the actions are 0 to {self.single_action_space.n - 1}, got {actions}")
+        assert isinstance(self.single_action_space, spaces.Discrete)
+        num_actions = int(self.single_action_space.n)
+        if not ((actions >= 0) & (actions < num_actions)).all():
+            raise ValueError(f"the actions are 0 to {num_actions - 1}, got {actions}")
         begins = self._ended
         moves = ~begins
         # First the new episodes: a lane that was left on a final cell could move nowhere.
@@ -177,7 +179,7 @@ class GridworldEnv(gymnasium.Env):
     vector_class: ClassVar[type[VectorGridworld]]
 
     def __init__(self, render_mode: str | None = None, **arguments: Any) -> None:
-        self._world = self.vector_class(num_envs=1, render_mode=render_mode, **arguments)  # type: ignore[call-arg]
+        self._world = self.vector_class(num_envs=1, render_mode=render_mode, **arguments)
         self.render_mode = render_mode
         self.observation_space = self._world.single_observation_space
         self.action_space = self._world.single_action_space
@@ -202,7 +204,7 @@ class GridworldEnv(gymnasium.Env):
         self._ended = bool(terminated[0] or truncated[0])
         return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first_lane(infos)
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """An RGB picture, uint8 [height, width, 3], or None without ``render_mode``."""
         pictures = self._world.render()
         return None if pictures is None else pictures[0]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from agent57.traces import peng_targets, retrace_targets, trace_coefficients
+from agent57.traces import Acted, Trace, targets
 from tests import oracles
 
-RETRACE_ARRAYS = ("target_q", "target_policy", "actions", "behaviour_probs", "rewards", "discounts", "mask")
-PENG_ARRAYS = ("target_q", "target_policy", "rewards", "discounts", "mask")
+RETRACE_ARRAYS = ("q", "target_policy", "actions", "behaviour_probs", "rewards", "discounts", "mask")
+PENG_ARRAYS = ("q", "target_policy", "rewards", "discounts", "mask")
 
 
 def random_arrays(seed: int, length: int, batch: int, num_actions: int = 3) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def random_arrays(seed: int, length: int, batch: int, num_actions: int = 3) -> d
             case 5:
                 mask[:, b] = 0
     arrays = {
-        "target_q": rng.normal(size=(*steps, num_actions)) * 5,
+        "q": rng.normal(size=(*steps, num_actions)) * 5,
         "target_policy": target_policy,
         "actions": actions,
         "behaviour_probs": behaviour_probs,
@@ -53,15 +53,15 @@ def random_arrays(seed: int, length: int, batch: int, num_actions: int = 3) -> d
 
 
 def retrace(arrays: dict[str, Tensor], lambda_: float = 0.95, eps: float | None = None) -> Tensor:
-    return retrace_targets(**{name: arrays[name] for name in RETRACE_ARRAYS}, lambda_=lambda_, eps=eps)
+    return targets(Trace.retrace, **arrays, lambda_=lambda_, eps=eps)
 
 
 def peng(arrays: dict[str, Tensor], lambda_: float = 0.95, eps: float | None = None) -> Tensor:
-    return peng_targets(**{name: arrays[name] for name in PENG_ARRAYS}, lambda_=lambda_, eps=eps)
+    return targets(Trace.peng, **arrays, lambda_=lambda_, eps=eps)
 
 
 def as_lists(arrays: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: arrays[name].tolist() for name in names}
+    return {("target_q" if name == "q" else name): arrays[name].tolist() for name in names}
 
 
 def assert_valid_rows_equal(targets: Tensor, expected: Any, mask: Tensor, rtol: float, atol: float) -> None:
@@ -83,7 +83,7 @@ def one_episode(rewards: list[float], gamma: float, terminated: bool, bootstrap:
     target_policy = torch.zeros(length + 1, 1, 2, dtype=torch.float64)
     target_policy[..., 0] = 1.0
     return {
-        "target_q": target_q,
+        "q": target_q,
         "target_policy": target_policy,
         "actions": torch.zeros(length + 1, 1, dtype=torch.int64),
         "behaviour_probs": torch.ones(length + 1, 1, dtype=torch.float64),
@@ -135,12 +135,9 @@ def test_float32_and_a_boolean_mask_give_the_same_targets(function: Any) -> None
 
 def test_trace_coefficients_agree_with_their_definition() -> None:
     arrays = random_arrays(3, 6, batch=5)
-    coefficients = trace_coefficients(
-        target_policy=arrays["target_policy"],
-        actions=arrays["actions"],
-        behaviour_probs=arrays["behaviour_probs"],
-        lambda_=0.9,
-    )
+    acted = Acted(arrays["target_policy"], arrays["actions"], arrays["behaviour_probs"], lambda_=0.9)
+    coefficients = Trace.retrace.value.coefficients(acted)
+    assert torch.equal(Trace.peng.value.coefficients(acted), torch.full((7, 5), 0.9, dtype=torch.float64))
     assert coefficients.shape == (7, 5)
     for t in range(7):
         for b in range(5):
@@ -151,12 +148,13 @@ def test_trace_coefficients_agree_with_their_definition() -> None:
 
 def test_small_behaviour_probabilities_stay_fractions() -> None:
     """mu truncated to an integer would be 0, and every trace coefficient lambda."""
-    coefficients = trace_coefficients(
+    acted = Acted(
         target_policy=torch.tensor([[[0.0025, 0.9925, 0.0025, 0.0025]]] * 2),
         actions=torch.zeros(2, 1, dtype=torch.int64),
         behaviour_probs=torch.full((2, 1), 0.1),
         lambda_=0.95,
     )
+    coefficients = Trace.retrace.value.coefficients(acted)
     assert coefficients.is_floating_point()
     np.testing.assert_allclose(coefficients.tolist(), [[0.95 * 0.025]] * 2, rtol=1e-6)
 
@@ -168,7 +166,7 @@ def test_small_behaviour_probabilities_stay_fractions() -> None:
 def test_lambda_zero_is_one_step_expected_sarsa(function: Any) -> None:
     """The value looked up is that of x_{t+1}, not of x_t."""
     arrays = random_arrays(5, 8, batch=12)
-    expected_q = (arrays["target_policy"] * arrays["target_q"]).sum(-1)
+    expected_q = (arrays["target_policy"] * arrays["q"]).sum(-1)
     one_step = arrays["rewards"][1:] + arrays["discounts"][1:] * expected_q[1:]
     assert_valid_rows_equal(function(arrays, lambda_=0.0), one_step.numpy(), arrays["mask"], rtol=1e-9, atol=1e-9)
 
@@ -186,7 +184,7 @@ def test_lambda_one_on_policy_is_the_n_step_return(function: Any, terminated: bo
 def test_true_values_are_a_fixed_point(function: Any) -> None:
     """Q equal to the return everywhere: every TD error is 0, whatever lambda is."""
     arrays = one_episode([1.0, 2.0, 4.0], gamma=0.5, terminated=True)
-    arrays["target_q"][:3, 0, 0] = torch.tensor([3.0, 4.0, 4.0], dtype=torch.float64)
+    arrays["q"][:3, 0, 0] = torch.tensor([3.0, 4.0, 4.0], dtype=torch.float64)
     for lambda_ in (0.0, 0.5, 1.0):
         np.testing.assert_allclose(function(arrays, lambda_)[:, 0].tolist(), [3.0, 4.0, 4.0], rtol=1e-12)
 
@@ -229,7 +227,7 @@ def test_nothing_leaks_over_an_episodes_end(function: Any, terminated: bool) -> 
         arrays["discounts"][3] = 0.0
     before = function(arrays, eps=1e-3)
     changed = {name: array.clone() for name, array in arrays.items()}
-    changed["target_q"][4:] += 100.0
+    changed["q"][4:] += 100.0
     changed["rewards"][4:] += 1000.0
     changed["discounts"][4:] = 0.5
     changed["behaviour_probs"][4:] = 0.01
@@ -247,7 +245,7 @@ def test_padding_does_not_matter(function: Any) -> None:
         padded[name][: len(array)] = array
     padded["mask"][3:] = 0
     padded["behaviour_probs"][4:] = 1.0
-    padded["target_q"][4:] = 1e6
+    padded["q"][4:] = 1e6
     torch.testing.assert_close(function(padded, eps=1e-3)[:3], function(whole, eps=1e-3))
 
 

@@ -1,0 +1,11 @@
+"""Random network distillation: the predictor learns the fixed network's outputs. Burda et al. 2018."""
+
+from __future__ import annotations
+
+from agent57.terms.term import Figure, Over, Term, Update
+
+
+def rnd(update: Update) -> Term:
+    """Mean squared prediction error of the observations that arrived; trains the predictor."""
+    loss = update.networks.rnd(update.transitions.next_observations).mean()
+    return Term(loss, Over.TRANSITIONS, {"rnd_error": Figure(loss.detach(), Over.TRANSITIONS)})

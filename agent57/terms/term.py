@@ -1,0 +1,86 @@
+"""What a term of the loss is given, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import torch
+from torch import Tensor
+
+from agent57.config import LossConfig
+from agent57.networks import Agent57Networks, QNetwork
+from agent57.structures import SequenceBatch
+
+
+class Over(Enum):
+    """What a mean is taken over, by which the parts of a batch are weighed that several learners have."""
+
+    SEQUENCES = auto()
+    STEPS = auto()
+    """Steps that count in the loss."""
+    TRANSITIONS = auto()
+    """The last transitions of each sequence (`Transitions`)."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number to be shown, []: a mean ``over`` something, or the ``largest`` of it."""
+
+    value: Tensor
+    over: Over
+    largest: bool = False
+
+
+@dataclass(frozen=True)
+class Term:
+    """``loss`` [] with its gradients, a mean ``over`` something; ``figures`` by the names of their tags."""
+
+    loss: Tensor
+    over: Over
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """n transitions: ``observations``, ``next_observations`` [n, *obs], ``actions`` int64 [n]."""
+
+    observations: Tensor
+    next_observations: Tensor
+    actions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update: a batch as tensors, the networks that learn from it and their targets.
+
+    ``betas``, ``discounts`` [N] are the policy family's; ``transitions`` the last ones of each sequence.
+    """
+
+    networks: Agent57Networks
+    target_networks: tuple[QNetwork, ...]
+    batch: SequenceBatch
+    transitions: Transitions
+    betas: Tensor
+    discounts: Tensor
+    config: LossConfig
+
+
+def last_transitions(batch: SequenceBatch, count: int) -> Transitions:
+    """The last ``count`` valid transitions of each sequence, fewer where one is shorter.
+
+    NGU trains its embedding and its RND predictor on the last 5 steps of each sampled sequence.
+    """
+    t, b = last_valid(batch.mask, count)
+    return Transitions(batch.observations[t, b], batch.observations[t + 1, b], batch.actions[t, b])
+
+
+def last_valid(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Time and batch indices (t, b), each [n], of the last ``count`` valid steps of each column of ``mask`` [T, B]."""
+    lengths = mask.sum(0)
+    steps = torch.arange(mask.shape[0], device=mask.device).unsqueeze(1)
+    t, b = torch.nonzero(mask & (steps >= lengths - count), as_tuple=True)
+    return t, b
