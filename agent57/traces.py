@@ -51,7 +51,7 @@ def _retrace(acted: Acted) -> Tensor:
 
 def _peng(acted: Acted) -> Tensor:
     """lambda, uncorrected: for tasks whose action gaps are so small that Retrace cuts nearly every trace."""
-    return torch.full_like(acted.behaviour_probs, acted.lambda_)
+    return torch.full_like(acted.target_policy[..., 0], acted.lambda_)
 
 
 class Trace(Enum):
