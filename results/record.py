@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib.metadata
+import io
 import json
 import platform
 import re
@@ -16,6 +17,7 @@ import numpy as np
 
 from cluster.plan.machine import usable_cores
 from cluster.telemetry.score import RULE
+from replay.whole_files import write_whole
 from results.experiment import MAX_POINTS, Outcome
 from results.plots import bootstrap_interval, interquartile_mean, thin
 
@@ -32,7 +34,7 @@ def write_outcome(outcome: Outcome, folder: Path) -> None:
     _write_curves(outcome, folder / "curves.csv")
     _write_summary(outcome, folder / "summary.csv")
     config = json.dumps(_configs(outcome), indent=2)
-    (folder / "config.json").write_text(config + "\n")
+    write_whole(folder / "config.json", config + "\n")
 
 
 def _write_curves(outcome: Outcome, path: Path) -> None:
@@ -43,27 +45,31 @@ def _write_curves(outcome: Outcome, path: Path) -> None:
         if tag in of_run
     ]
     points = max(1, min(MAX_POINTS, MAX_ROWS // max(1, len(logged))))
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["variant", "seed", "tag", "env_frames", "minutes", "value"])
-        for key, tag, whole in logged:
-            for frames, minutes, value in zip(*thin(whole, points), strict=True):
-                writer.writerow([*key, tag, frames, f"{minutes:.2f}", f"{value:.5g}"])
+    rows: list[list[Any]] = [["variant", "seed", "tag", "env_frames", "minutes", "value"]]
+    for key, tag, whole in logged:
+        for frames, minutes, value in zip(*thin(whole, points), strict=True):
+            rows.append([*key, tag, frames, f"{minutes:.2f}", f"{value:.5g}"])
+    _write_rows(rows, path)
+
+
+def _write_rows(rows: list[list[Any]], path: Path) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 def _write_summary(outcome: Outcome, path: Path) -> None:
     """One row per variant: statistics over seeds of the final value, which is a mean over the last 20 % of points."""
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        columns = ["mean", "interval_low", "interval_high", "interquartile_mean", "min", "max"]
-        writer.writerow(["variant", "tag", "seeds", *columns])
-        for variant in outcome.experiment.variants:
-            values = np.array(outcome.final_values(variant.name))
-            if not len(values):
-                continue
-            statistics = [values.mean(), *bootstrap_interval(values), interquartile_mean(values), min(values)]
-            numbers = [f"{number:.5g}" for number in (*statistics, max(values))]
-            writer.writerow([variant.name, outcome.experiment.final_tag, len(values), *numbers])
+    columns = ["mean", "interval_low", "interval_high", "interquartile_mean", "min", "max"]
+    rows: list[list[Any]] = [["variant", "tag", "seeds", *columns]]
+    for variant in outcome.experiment.variants:
+        values = np.array(outcome.final_values(variant.name))
+        if not len(values):
+            continue
+        statistics = [values.mean(), *bootstrap_interval(values), interquartile_mean(values), min(values)]
+        numbers = [f"{number:.5g}" for number in (*statistics, max(values))]
+        rows.append([variant.name, outcome.experiment.final_tag, len(values), *numbers])
+    _write_rows(rows, path)
 
 
 def _configs(outcome: Outcome) -> dict[str, Any]:
@@ -115,7 +121,7 @@ def write_run_record(outcome: Outcome, path: Path, command: str, minutes: float)
     }
     if outcome.earlier.records:
         document["earlier_runs"] = outcome.earlier.records
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    write_whole(path, json.dumps(document, indent=2) + "\n")
 
 
 def machine() -> dict[str, Any]:

@@ -130,6 +130,26 @@ def test_a_hangup_saves(tmp_path: Path, ray_folder: Path) -> None:
     print("SIGHUP", round(took, 1))
 
 
+def test_nobody_reads_the_console_any_more(tmp_path: Path, ray_folder: Path) -> None:
+    """Its pipe is closed while Ray processes train: the run acts, learns and saves on, and ends as usual."""
+    run = Training(tmp_path)
+    run.until_it_learned()
+    assert run.process.stdout is not None
+    run.process.stdout.close()
+    made = updates(run.run_dir)
+    wait_for(lambda: updates(run.run_dir) > made + 20, run.process, "learning without a reader")
+    saved = run.checkpoints.all()
+    wait_for(lambda: run.checkpoints.all() != saved, run.process, "another checkpoint")
+    begun = time.monotonic()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.process.wait(30) == 0
+    print("closed console", round(time.monotonic() - begun, 1))
+    wait_for_end = time.monotonic() + 5
+    while run.left() and time.monotonic() < wait_for_end:
+        time.sleep(0.1)
+    assert not run.left()
+
+
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_a_private_ray_that_loses_a_process_of_its_own_ends_the_run(
     name: str, tmp_path: Path, ray_folder: Path
