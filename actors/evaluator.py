@@ -18,7 +18,6 @@ from actors.environments.kinds import has_step_limit
 from actors.episode_clip import EpisodeClip
 from actors.lanes import Lanes, LaneStep
 from actors.rollout import Episode, EpisodeTally
-from actors.running_state import for_lanes
 from agent57.bandit import SlidingWindowUCB
 from agent57.config import AgentConfig
 from agent57.ranges import Range, Share, check_ranges
@@ -108,7 +107,7 @@ class Evaluator:
 
         The networks see intrinsic rewards, so an evaluator with moments of its own would play another policy.
         """
-        self._moments = None if running_state is None else for_lanes(running_state, self.num_lanes)
+        self._moments = running_state
 
     def begin(self, favourite_arm: int, training_means: np.ndarray | None = None) -> None:
         """Start a round: all lanes but the explorers play the arm to be scored, by what is known of earlier rounds.

@@ -13,7 +13,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -28,6 +27,7 @@ from actors.trusted_modules import refuse_untrusted
 from agent57.config import AgentConfig
 from agent57.config_tree import config_from_dict
 from agent57.networks import Agent57Networks, flatten_weights
+from agent57.novelty import make_networks
 from agent57.structures import EnvironmentSpec
 from replay.whole_files import write_whole
 
@@ -116,7 +116,7 @@ def save_policy(
 ) -> None:
     """Write the two files into ``folder``, made if need be.
 
-    ``running_state`` (`Lanes.running_state` of one lane) lets novelty go on from where training was; without it the
+    ``running_state`` (`Lanes.running_state`) lets novelty go on from where training was; without it the
     first episode finds everything new.
     """
     lanes = make_lanes(env_id, 1, environment, num_threads=1)
@@ -165,7 +165,7 @@ def load_policy(
         spec: EnvironmentSpec = config_from_dict(EnvironmentSpec, document["spec"], "spec.")
         agent: AgentConfig = config_from_dict(AgentConfig, document["agent"], "agent.")
         environment = config_from_dict(EnvironmentConfig, document["environment"], "environment.")
-        networks = Agent57Networks(spec, agent.family.num_policies, agent.network)
+        networks = make_networks(agent, spec)
         networks.load_state_dict(load_file(folder / WEIGHTS_FILE))
         policy = ExportedPolicy(
             document["env"],
@@ -188,12 +188,13 @@ def load_policy(
     return policy
 
 
-def _to_json(running_state: dict[str, Any]) -> dict[str, Any]:
-    novelty = {name: np.asarray(value).tolist() for name, value in running_state["novelty"].items()}
-    distances = {name: running_state[name].tolist() for name in ("distance_sum", "distance_weight")}
-    return {"novelty": novelty} | distances
+def _to_json(running_state: Any) -> Any:
+    if isinstance(running_state, dict):
+        return {name: _to_json(value) for name, value in running_state.items()}
+    return np.asarray(running_state).tolist()
 
 
-def _from_json(state: dict[str, Any]) -> dict[str, Any]:
-    distances = {name: torch.tensor(state[name], dtype=torch.float64) for name in ("distance_sum", "distance_weight")}
-    return {"novelty": state["novelty"]} | distances
+def _from_json(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _from_json(value) for name, value in state.items()}
+    return np.asarray(state, np.float64) if isinstance(state, list) else float(state)

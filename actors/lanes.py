@@ -7,7 +7,6 @@ passes. Used by the rollout worker (`rollout.py`) and the evaluator (`evaluator.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.embedding_versions import EmbeddingVersions
 from actors.environments.contract import LaneEnvironments
 from agent57.config import AgentConfig
 from agent57.errors import both_networks
 from agent57.family import PolicyFamily
-from agent57.intrinsic_reward import EpisodicMemory, LifelongNovelty, combine
-from agent57.networks import Agent57Networks, load_flat_weights
+from agent57.networks import load_flat_weights
+from agent57.novelty import make_networks, novelty_of
 from agent57.structures import NO_ACTION
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
 from agent57.values import greedy_actions
@@ -36,9 +34,8 @@ class LaneStep:
     rewards that arrived float32 [L]; ``q`` float32 [L, 2, A] (extrinsic, intrinsic);
     ``recurrent_state`` float32 [2, 2, L, H] before the step. ``starts``: the observation is an episode's
     first; ``ends``: it is its final one, so the action is never taken; ``terminated``: it is terminal.
-    ``episodic`` and ``alpha`` are the factors of ``intrinsic_rewards``, ``rnd_errors`` what alpha came from
-    (NaN while RND inputs cannot be normalised yet). ``revisits`` bool [L]: the environment says that it was in this
-    state before in this episode; None where it does not say.
+    ``parts`` are those of ``intrinsic_rewards`` by name (`Novelty.parts`), [L] each, NaN where not known. ``revisits``
+    bool [L]: the environment says that it was in this state before in this episode; None where it does not say.
     """
 
     observations: np.ndarray
@@ -53,9 +50,7 @@ class LaneStep:
     starts: np.ndarray
     ends: np.ndarray
     terminated: np.ndarray
-    episodic: np.ndarray
-    alpha: np.ndarray
-    rnd_errors: np.ndarray
+    parts: dict[str, np.ndarray]
     revisits: np.ndarray | None = None
 
 
@@ -84,26 +79,12 @@ class Lanes:
         self._betas = PolicyFamily(**vars(agent.family)).betas.astype(np.float32)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            networks = Agent57Networks(environments.spec, agent.family.num_policies, agent.network)
+            networks = make_networks(agent, environments.spec)
         dtype = resolve_torso_dtype(torso_dtype, self.device)
         set_torso_dtype(networks, dtype, cast_weights=dtype != torch.float32)
         self.networks = networks.to(self.device).requires_grad_(False)
-        second = copy.deepcopy(networks.embedding)
-        self._embeddings = EmbeddingVersions((copy.deepcopy(networks.embedding), second), self.num_lanes)
-        intrinsic = agent.intrinsic
-        self.memory = EpisodicMemory(
-            self.num_lanes,
-            intrinsic.memory_capacity,
-            agent.network.embedding_size,
-            intrinsic.num_neighbours,
-            intrinsic.kernel_epsilon,
-            intrinsic.cluster_distance,
-            intrinsic.pseudo_count,
-            intrinsic.max_similarity,
-            intrinsic.distance_decay,
-            intrinsic.young_memory == "padded",
-        )
-        self.novelty = LifelongNovelty(intrinsic.error_horizon)
+        novelty = novelty_of(agent, environments.spec)
+        self.parts, self.novelty = novelty.parts, novelty.lanes(self.networks, self.num_lanes)
         self.policy_index = np.zeros(self.num_lanes, np.int64)
         self.restart()
 
@@ -125,7 +106,7 @@ class Lanes:
     def set_weights(self, version: int, vector: np.ndarray) -> None:
         """Act with these weights (see `flatten_weights`) from the next step on."""
         load_flat_weights(self.networks, vector)
-        self._embeddings.offer(self.networks.embedding.state_dict())
+        self.novelty.new_weights()
         self.weights_version = version
 
     @torch.inference_mode()
@@ -135,7 +116,8 @@ class Lanes:
             self._begin_episodes(choose_policy)
         # Once for all five networks.
         observations = self.networks.q_ext.torso.arrange(torch.from_numpy(self._observations).to(self.device))
-        intrinsic_rewards, episodic, alpha, rnd_errors = self._intrinsic_rewards(observations)
+        earned = self.novelty.earn(observations)
+        intrinsic_rewards = np.where(self._starts, np.float32(0), earned.rewards)
         recurrent = self._recurrent
         q_tensor, self._recurrent = self._q_values(observations, intrinsic_rewards, recurrent)
         q = q_tensor.cpu().numpy()
@@ -153,9 +135,7 @@ class Lanes:
             starts=self._starts,
             ends=self._ends,
             terminated=self._terminated,
-            episodic=episodic,
-            alpha=alpha,
-            rnd_errors=rnd_errors,
+            parts=earned.parts,
             revisits=self._revisits,
         )
         arrived = self.environments.step(actions)
@@ -179,27 +159,7 @@ class Lanes:
         self._previous_actions = np.where(starts, NO_ACTION, self._previous_actions)
         self._extrinsic_rewards = np.where(starts, np.float32(0), self._extrinsic_rewards)
         self._recurrent = self._recurrent * torch.from_numpy(~starts).to(self.device).view(1, 1, -1, 1)
-        self.memory.reset(starts)
-        self._embeddings.start_episodes(starts)
-
-    def _intrinsic_rewards(self, observations: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(r^i, episodic part, alpha, RND error) of what just arrived, each [L]; 0 at an episode's start."""
-        if self.agent.intrinsic.novelty == "none":
-            nothing = np.zeros(self.num_lanes, np.float32)
-            return nothing, nothing, nothing + 1, np.full(self.num_lanes, np.nan, np.float32)
-        episodic = self.memory.bonus(self._embeddings.embed(observations).cpu().numpy())
-        if float(self.networks.rnd.normalizer.count) == 0:
-            alpha, errors = np.ones(self.num_lanes, np.float32), np.full(self.num_lanes, np.nan, np.float32)
-        else:
-            errors = self.networks.rnd(observations).cpu().numpy()
-            alpha = self.novelty.multiplier(errors)
-        if self.agent.intrinsic.novelty == "both":
-            rewards = combine(episodic, alpha, self.agent.intrinsic.max_lifelong_scale)
-        elif self.agent.intrinsic.novelty == "episodic":
-            rewards = episodic
-        else:
-            rewards = self.novelty.scaled(errors)
-        return np.where(self._starts, np.float32(0), rewards), episodic, alpha, errors
+        self.novelty.begin(starts)
 
     def _q_values(
         self, observations: Tensor, intrinsic_rewards: np.ndarray, recurrent: Tensor
@@ -234,22 +194,17 @@ class Lanes:
         return actions, probs.astype(np.float32)
 
     def running_state(self) -> dict[str, Any]:
-        """The small part of the state that outlives episodes: running moments of novelty and of distances."""
-        # As numpy arrays: the supervisor unpacks one of these with every reply, and tensors take far longer.
-        return {"novelty": self.novelty.state_dict(), **self.memory.running_average()}
+        """The small part of the state that outlives episodes: running moments of novelty."""
+        return self.novelty.running_state()
 
     def load_running_state(self, state: dict[str, Any]) -> None:
         """Take over another life's running moments, e.g. those of the worker that this one replaces."""
-        self.novelty.load_state_dict(state["novelty"])
-        if state["distance_sum"].shape == (self.num_lanes,):
-            self.memory.load_running_average(state)
+        self.novelty.load_running_state(state)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, to be saved at once: tensors are not copied. Needs ``reproducible=True`` environments."""
         return {
             "networks": self.networks.state_dict(),
-            "embeddings": self._embeddings.state_dict(),
-            "memory": self.memory.state_dict(),
             "novelty": self.novelty.state_dict(),
             "environments": self.environments.state_dict(),
             "weights_version": self.weights_version,
@@ -269,8 +224,6 @@ class Lanes:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly from ``state``."""
         self.networks.load_state_dict(state["networks"])
-        self._embeddings.load_state_dict(state["embeddings"])
-        self.memory.load_state_dict(state["memory"])
         self.novelty.load_state_dict(state["novelty"])
         self.environments.load_state_dict(state["environments"])
         self.weights_version = state["weights_version"]

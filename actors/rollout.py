@@ -21,6 +21,7 @@ from actors.sequence_builder import BuiltSequence, SequenceBuilder
 from agent57.config import AgentConfig
 from agent57.errors import sequence_errors
 from agent57.family import PolicyFamily, lane_epsilons
+from agent57.novelty.contract import Part
 from agent57.ranges import Range, check_ranges
 from agent57.scales import Scales
 from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
@@ -186,7 +187,7 @@ class RolloutWorker:
             queue.extend(more)
         built: list[BuiltSequence] = []
         episodes: list[Episode] = []
-        tally = _Tally()
+        tally = _Tally(self.lanes.parts)
         self._reused_arms = 0
         start = time.perf_counter()
         for _ in range(num_steps):
@@ -201,8 +202,8 @@ class RolloutWorker:
             "actor/reused_arms": float(self._reused_arms),
             "actor/acting_seconds": acting_seconds,
             "actor/priority_seconds": time.perf_counter() - start - acting_seconds,
-            "actor/memory_entries": float(self.lanes.memory.sizes.mean()),
         }
+        metrics |= self.lanes.novelty.metrics()
         return Rollout(
             sequences=[item.sequence for item in built],
             priorities=priorities,
@@ -267,35 +268,33 @@ class RolloutWorker:
 class _Tally:
     """What the steps of a request said of novelty, for its metrics; added up once, at the end of the request."""
 
-    def __init__(self) -> None:
-        self._steps: list[tuple[np.ndarray, ...]] = []
-        # Steps on which the environment told revisits: it does not on the first after a reset.
-        self._told: list[tuple[np.ndarray, ...]] = []
+    def __init__(self, parts: tuple[Part, ...]) -> None:
+        self._parts = parts
+        self._steps: list[LaneStep] = []
 
     def add(self, step: LaneStep) -> None:
-        self._steps.append((~step.starts, step.intrinsic_rewards, step.episodic, step.alpha, step.rnd_errors))
-        if step.revisits is not None:
-            self._told.append((~step.starts, step.revisits, step.episodic))
+        self._steps.append(step)
 
     @property
     def transitions(self) -> int:
-        return sum(int(np.count_nonzero(arrived)) for arrived, *_ in self._steps)
+        return sum(int(np.count_nonzero(~step.starts)) for step in self._steps)
 
     def means(self) -> dict[str, float]:
-        """Means per arrived step; novelty figures are absent while RND inputs cannot be normalised yet."""
-        arrived, rewards, episodic, alpha, errors = (np.stack(arrays) for arrays in zip(*self._steps, strict=True))
-        # NaN while RND inputs cannot be normalised.
-        measured = arrived & np.isfinite(errors)
-        chosen = {
-            "intrinsic/reward": rewards[arrived],
-            "intrinsic/episodic": episodic[arrived],
-            "intrinsic/alpha": alpha[measured],
-            "intrinsic/alpha_above_1": alpha[measured] > 1.0,
-            "intrinsic/rnd_error": errors[measured],
-        }
-        if self._told:
-            moved, again, bonus = (np.stack(arrays) for arrays in zip(*self._told, strict=True))
-            chosen["intrinsic/episodic_new"] = bonus[moved & ~again]
-            chosen["intrinsic/episodic_revisits"] = bonus[moved & again]
-        means = {name: float(values.mean(dtype=np.float64)) for name, values in chosen.items() if len(values)}
-        return means | ({"intrinsic/alpha_max": float(alpha[measured].max(initial=0.0))} if measured.any() else {})
+        """Means per arrived step; figures of a part are absent while it is not known."""
+        arrived = np.stack([~step.starts for step in self._steps])
+        rewards = np.stack([step.intrinsic_rewards for step in self._steps])
+        chosen, largest = {"intrinsic/reward": rewards[arrived]}, {}
+        # An environment that tells revisits does not on the first step after a reset.
+        told = np.array([step.revisits is not None for step in self._steps])
+        for part in self._parts:
+            tag, values = f"intrinsic/{part.name}", np.stack([step.parts[part.name] for step in self._steps])
+            known = values[arrived & np.isfinite(values)]
+            chosen[tag] = known
+            if part.around_one and len(known):
+                chosen[f"{tag}_above_1"] = known > 1.0
+                largest[f"{tag}_max"] = float(known.max(initial=0.0))
+            if part.by_revisit and told.any():
+                again = np.stack([step.revisits for step in self._steps if step.revisits is not None])
+                chosen[f"{tag}_new"] = values[told][arrived[told] & ~again]
+                chosen[f"{tag}_revisits"] = values[told][arrived[told] & again]
+        return {name: float(values.mean(dtype=np.float64)) for name, values in chosen.items() if len(values)} | largest

@@ -247,19 +247,33 @@ def _rnd_network(spec: EnvironmentSpec, config: NetworkConfig) -> nn.Sequential:
 
 
 class Agent57Networks(nn.Module):
-    """All that acting needs: both Q-networks, the embedding, the RND pair, and the learner's scales.
+    """All that acting needs: both Q-networks, those of the novelty, and the learner's scales.
 
+    ``novelty`` makes networks by the names that they get here (`Novelty.modules`); by default NGU's two.
     With ``config.separate`` off there is no ``q_int`` (None): ``q_ext`` learns the mixed reward, and all intrinsic
     Q-values count as 0.
     """
 
-    def __init__(self, spec: EnvironmentSpec, num_policies: int, config: NetworkConfig) -> None:
+    embedding: EmbeddingNetwork
+    rnd: RandomNetworkDistillation
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        num_policies: int,
+        config: NetworkConfig,
+        novelty: Callable[[], dict[str, nn.Module]] | None = None,
+    ) -> None:
         super().__init__()
         self.scales = Scales()
         self.q_ext = QNetwork(spec, num_policies, config)
         self.q_int = QNetwork(spec, num_policies, config) if config.separate else None
-        self.embedding = EmbeddingNetwork(spec, config)
-        self.rnd = RandomNetworkDistillation(spec, config)
+        if novelty is None:
+            self.embedding = EmbeddingNetwork(spec, config)
+            self.rnd = RandomNetworkDistillation(spec, config)
+        else:
+            for name, module in novelty().items():
+                self.add_module(name, module)
 
     @property
     def q_networks(self) -> tuple[QNetwork, ...]:

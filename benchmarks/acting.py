@@ -18,7 +18,7 @@ import torch
 
 from actors.environments.contract import LaneEnvironments
 from actors.rollout import ActorConfig, RolloutWorker
-from agent57.intrinsic_reward import EpisodicMemory
+from agent57.novelty.episodic_memory import EpisodicMemory
 from benchmarks.measure import Figure, against, alternating_medians, report, shares
 from benchmarks.networks import dtype_name, forward_passes
 from cluster.run.config import TrainConfig

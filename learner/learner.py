@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from agent57.config import AgentConfig, require
 from agent57.errors import SequenceErrors
 from agent57.family import PolicyFamily
-from agent57.networks import Agent57Networks, flatten_weights, load_flat_weights
+from agent57.networks import Agent57Networks, ObservationNormalizer, flatten_weights, load_flat_weights
+from agent57.novelty import novelty_of
 from agent57.ranges import Range, check_ranges
 from agent57.scales import RunningScales
 from agent57.structures import EXTRINSIC, INTRINSIC, NET_NAMES, EnvironmentSpec, SequenceBatch
 from agent57.terms import TERMS, LossTerm
-from agent57.terms.inverse_dynamics import inverse_dynamics
 from agent57.terms.q_td import q_td
-from agent57.terms.rnd import rnd
 from agent57.terms.term import Figure, Over, Update, last_transitions
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
 from learner.data_parallel import Ranks, broadcast_tensors, common_moments, sum_gradients
@@ -111,7 +110,8 @@ class Learner:
         self.discounts = torch.tensor(family.discounts, dtype=torch.float32, device=self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            networks = Agent57Networks(spec, agent.family.num_policies, agent.network)
+            self._novelty = novelty_of(agent, spec)
+            networks = Agent57Networks(spec, agent.family.num_policies, agent.network, self._novelty.modules)
         set_torso_dtype(networks, resolve_torso_dtype(config.torso_dtype, self.device))
         self.networks = networks.to(self.device)
         self._target_networks = tuple(copy.deepcopy(network) for network in networks.q_networks)
@@ -121,15 +121,12 @@ class Learner:
         self._bad_in_a_row = 0
         self._first_bad = ""
         self._running_scales = RunningScales(self.networks.scales)
-        self._terms: list[LossTerm] = [*TERMS]
+        self._terms: tuple[LossTerm, ...] = (*TERMS, *self._novelty.terms)
         self._trained: dict[str, nn.Module] = dict(zip(NET_NAMES, networks.q_networks, strict=False))
-        if agent.intrinsic.novelty != "none":
-            self._terms += [inverse_dynamics, rnd]
-            if agent.intrinsic.embedding == "learned":
-                self._trained["embedding"] = networks.embedding
-            self._trained["rnd"] = networks.rnd.predictor
-        if "embedding" not in self._trained:
-            networks.embedding.requires_grad_(False)
+        self._trained |= self._novelty.trained(networks)
+        trained = {id(parameter) for module in self._trained.values() for parameter in module.parameters()}
+        for parameter in networks.parameters():
+            parameter.requires_grad_(id(parameter) in trained and parameter.requires_grad)
         self._optimizers = {name: self._adam(name, module) for name, module in self._trained.items()}
 
     def _adam(self, name: str, module: nn.Module) -> torch.optim.Adam:
@@ -175,9 +172,7 @@ class Learner:
         for optimizer in self._optimizers.values():
             optimizer.step()
         # Only now: a batch that had to be skipped must not leave its NaN in the moments.
-        if "rnd" in self._trained:
-            self._observe(update.transitions.next_observations)
-            self.networks.embedding.normalizer.load_state_dict(self.networks.rnd.normalizer.state_dict())
+        self._novelty.learned(self.networks, update.transitions.next_observations, self._observe)
         loss_config = self.agent.loss
         if loss_config.normalize_td or loss_config.normalize_intrinsic:
             self._running_scales.update(
@@ -259,8 +254,7 @@ class Learner:
             )
         return False
 
-    def _observe(self, arrived: Tensor) -> None:
-        normalizer = self.networks.rnd.normalizer
+    def _observe(self, normalizer: ObservationNormalizer, arrived: Tensor) -> None:
         if self.ranks.count == 1:
             normalizer.observe(arrived)
         else:

@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from actors.exported_policy import CONFIG_FILE, WEIGHTS_FILE, save_policy
-from actors.running_state import for_lanes
 from cluster.commands.output_files import refuse_unwritable_folder
 from cluster.commands.saved_agent import load_agent, versions_of
 from cluster.run.command_line import CommandParser, add_trust
@@ -42,7 +41,7 @@ def run(arguments: list[str]) -> int:
             agent.networks,
             arm,
             config.evaluation.epsilon,
-            None if agent.running_state is None else for_lanes(agent.running_state, 1),
+            agent.running_state,
             {
                 "env_frames": agent.env_frames,
                 "learner_updates": agent.updates,

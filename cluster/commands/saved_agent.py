@@ -15,6 +15,7 @@ from actors.evaluator import best_arm, lanes_of
 from actors.trusted_modules import UntrustedModule, refuse_untrusted
 from agent57.bandit import SlidingWindowUCB
 from agent57.networks import Agent57Networks
+from agent57.novelty import make_networks
 from agent57.structures import EnvironmentSpec
 from cluster.run.checkpoint import Checkpoints, frames_of, load_tree, restoring
 from cluster.run.command_line import TRUST_REMEDY
@@ -68,7 +69,7 @@ def load_agent(run_dir: Path, on_damaged: Callable[[str], None], trust_modules: 
 
 
 def _agent_of(config: TrainConfig, spec: EnvironmentSpec, checkpoint: Path) -> SavedAgent:
-    networks = Agent57Networks(spec, config.family.num_policies, config.network).requires_grad_(False)
+    networks = make_networks(config.agent, spec).requires_grad_(False)
     learner, supervisor = load_tree(checkpoint, "learner"), load_tree(checkpoint, "supervisor")
     networks.load_state_dict(learner["networks"])
     running_states = supervisor.get("running_states") or {}

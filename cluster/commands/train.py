@@ -25,7 +25,7 @@ from actors.environments.contract import UnsupportedEnvironment, frames_per_step
 from actors.environments.trial import try_environment
 from actors.evaluator import EVALUATION_STEPS
 from actors.trusted_modules import module_of
-from agent57.networks import Agent57Networks
+from agent57.novelty import make_networks
 from agent57.structures import SequenceSpec
 from cluster.commands.doctor import check_temporary_folder
 from cluster.plan.topology import Topology, plan_rows, plan_topology
@@ -200,7 +200,7 @@ def _sequence_spec(config: TrainConfig) -> tuple[SequenceSpec, list[str]]:
     try:
         trial = try_environment(config.env, config.environment)
         with torch.device("meta"):
-            Agent57Networks(trial.spec, config.family.num_policies, config.network)
+            make_networks(config.agent, trial.spec)
     except UnsupportedEnvironment as error:
         raise UserError(str(error)) from None
     except (ValueError, RuntimeError) as error:

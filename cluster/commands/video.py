@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from actors.lanes import LaneStep
 from agent57.config import AgentConfig
 from agent57.family import PolicyFamily
+from agent57.novelty import NOVELTIES
 from agent57.structures import EXTRINSIC, INTRINSIC
 from cluster.run.errors import UserError
 
@@ -72,6 +73,7 @@ class EpisodePanel:
     def __init__(self, env_id: str, agent: AgentConfig, action_names: list[str]) -> None:
         self._title, self._agent, self._action_names = env_id, agent, action_names
         self._family = PolicyFamily(**vars(agent.family))
+        self._parts = NOVELTIES[agent.intrinsic.novelty].parts
         self._steps, self._return = 0, 0.0
         self._intrinsic: deque[float] = deque(maxlen=CURVE_STEPS)
         self._value: deque[float] = deque(maxlen=CURVE_STEPS)
@@ -97,7 +99,6 @@ class EpisodePanel:
         arm = int(step.policy_index[0])
         greedy = float(step.behaviour_probs[0]) > 1 / len(self._action_names)
         choice = "" if greedy else " (explored)"
-        alpha = float(np.clip(step.alpha[0], 1.0, self._agent.intrinsic.max_lifelong_scale))
         q = step.q[0, :, action]
         return [
             ("step", f"{self._steps}"),
@@ -108,8 +109,7 @@ class EpisodePanel:
             ("action", ("end" if step.ends[0] else self._action_names[action] + choice)),
             ("r^e", f"{step.extrinsic_rewards[0]:g}"),
             ("r^i", f"{step.intrinsic_rewards[0]:.4f}"),
-            ("  episodic", f"{step.episodic[0]:.4f}"),
-            ("  life-long", f"{alpha:.3f}"),
+            *((f"  {part.label}", f"{step.parts[part.name][0]:.4f}") for part in self._parts if part.label),
             ("Q^e(a)", f"{q[EXTRINSIC]:.4f}"),
             ("Q^i(a)", f"{q[INTRINSIC]:.4f}"),
         ]

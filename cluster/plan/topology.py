@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from agent57.family import PolicyFamily, lane_epsilons
-from agent57.networks import Agent57Networks
+from agent57.novelty import make_networks, novelty_of
 from agent57.structures import SequenceSpec
 from agent57.torsos import resolve_torso_dtype
 from cluster.plan.machine import available_memory_bytes, usable_cores
@@ -269,7 +269,7 @@ class _Sizes:
             observation *= side
         lanes = config.cluster.lanes_per_worker
         buffers = (spec.trace_length + 1) * lanes * (observation + 16.0 * spec.lstm_size + 64)
-        memories = lanes * config.intrinsic.memory_capacity * config.network.embedding_size * 4.0
+        memories = lanes * novelty_of(config.agent, spec.environment).bytes_per_lane()
         sequences = config.learner.batch_size // (1 if config.serial else config.cluster.num_learners)
         batch = (spec.trace_length + 1) * sequences * (observation + 24.0 * config.network.torso_size)
         return cls(
@@ -285,7 +285,7 @@ class _Sizes:
 def network_parameters(config: TrainConfig, spec: SequenceSpec) -> int:
     """Weights of the five networks together."""
     with torch.device("meta"):
-        networks = Agent57Networks(spec.environment, config.family.num_policies, config.network)
+        networks = make_networks(config.agent, spec.environment)
     return sum(parameter.numel() for parameter in networks.parameters())
 
 

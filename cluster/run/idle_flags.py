@@ -130,6 +130,11 @@ IDLE = (
         EPISODIC,
     ),
     Idle(
+        "with --intrinsic.novelty lifelong, which has no embedding",
+        lambda config: config.intrinsic.novelty == "lifelong",
+        (*EMBEDDING, *EMBEDDING_TRAINING),
+    ),
+    Idle(
         "with --intrinsic.novelty {config.intrinsic.novelty}, which has no life-long part",
         lambda config: config.intrinsic.novelty in ("episodic", "none"),
         LIFELONG,

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from actors.running_state import for_workers
 from cluster.plan.topology import Topology
 from cluster.run.checkpoint import Checkpoints, load_tree, restoring, save_tree
 from cluster.run.checkpoint_schedule import CheckpointSchedule
@@ -461,9 +460,9 @@ class Supervisor:
         if self.fleet.exact_resume and (directory / "serial.json").exists():
             self.telemetry.note("lanes have changed: their episodes begin anew, not bit for bit", self.env_frames)
         # Workers that are new begin with the moments of one that is not, rather than with none.
-        self._running_states = for_workers(
-            self._running_states, self.fleet.num_workers, self.config.cluster.lanes_per_worker
-        )
+        known = [state for _, state in sorted(self._running_states.items())]
+        workers = range(self.fleet.num_workers if known else 0)
+        self._running_states = {worker: known[worker % len(known)] for worker in workers}
         for worker, running_state in self._running_states.items():
             self.fleet.restore_running_state(worker, running_state)
         if self._evaluator_bandit is not None:

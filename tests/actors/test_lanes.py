@@ -142,8 +142,8 @@ def play(lanes: Lanes, steps: int) -> list[LaneStep]:
 def watch_embeddings(lanes: Lanes) -> list[np.ndarray]:
     """The embeddings [L, E] that will be handed to the episodic memory, step by step."""
     seen: list[np.ndarray] = []
-    bonus = lanes.memory.bonus
-    lanes.memory.bonus = lambda embeddings: (seen.append(embeddings.copy()), bonus(embeddings))[1]
+    bonus = lanes.novelty.memory.bonus
+    lanes.novelty.memory.bonus = lambda embeddings: (seen.append(embeddings.copy()), bonus(embeddings))[1]
     return seen
 
 
@@ -227,7 +227,7 @@ def test_an_episode_starts_from_nothing_and_keeps_its_policy() -> None:
         assert not step.extrinsic_rewards[starts].any()
         assert not step.intrinsic_rewards[starts].any()
         np.testing.assert_array_equal(step.extrinsic_rewards[~starts], script.rewards[t][~starts])
-        assert (lanes.memory.sizes[starts] == 1).all()
+        assert (lanes.novelty.memory.sizes[starts] == 1).all()
         np.testing.assert_array_equal(step.previous_actions[~starts], previous_actions[~starts])
         previous_actions = step.actions
     assert script.starts.sum() > 15
@@ -243,7 +243,7 @@ def test_restart_abandons_every_episode() -> None:
     assert again.starts.all()
     assert not again.recurrent_state.any()
     assert (again.previous_actions == NO_ACTION).all()
-    assert lanes.memory.sizes.tolist() == [1, 1, 1]
+    assert lanes.novelty.memory.sizes.tolist() == [1, 1, 1]
     np.testing.assert_array_equal(again.q, first.q)
 
 
@@ -339,14 +339,14 @@ def test_intrinsic_rewards_agree_with_the_oracles() -> None:
     paid = 0
     for t, step in enumerate(steps):
         embeddings = networks.embedding(torch.from_numpy(step.observations)).numpy()
-        np.testing.assert_allclose(step.rnd_errors, errors[t], rtol=1e-4, atol=1e-7)
-        np.testing.assert_allclose(step.alpha, alphas[t], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(step.parts["rnd_error"], errors[t], rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(step.parts["alpha"], alphas[t], rtol=1e-3, atol=1e-3)
         for lane in range(3):
             if step.starts[lane]:
                 memories[lane].reset()
             episodic = memories[lane].bonus(embeddings[lane])
             expected = 0.0 if step.starts[lane] else episodic * min(max(alphas[t][lane], 1.0), 1.5)
-            assert step.episodic[lane] == pytest.approx(episodic, rel=5e-3)
+            assert step.parts["episodic"][lane] == pytest.approx(episodic, rel=5e-3)
             assert step.intrinsic_rewards[lane] == pytest.approx(expected, rel=5e-3)
             paid += expected > 0
     assert step.intrinsic_rewards.dtype == np.float32
@@ -359,8 +359,9 @@ def test_intrinsic_rewards_agree_with_the_oracles() -> None:
 
 def test_without_measured_rnd_inputs_novelty_is_off() -> None:
     step = play(make_lanes(random_script(7, 20, 2), [0.5] * 2), 15)[-1]
-    assert step.alpha.tolist() == [1.0, 1.0]
-    assert np.isnan(step.rnd_errors).all()
+    assert np.isnan(step.parts["alpha"]).all()
+    assert np.isnan(step.parts["rnd_error"]).all()
+    np.testing.assert_array_equal(step.intrinsic_rewards, np.where(step.starts, 0, step.parts["episodic"]))
     assert np.isfinite(step.intrinsic_rewards).all()
 
 
@@ -384,11 +385,11 @@ def test_novelty_rises_on_the_unfamiliar_and_falls_once_it_is_learned() -> None:
     train_predictor(networks, familiar)
     lanes = make_lanes(steady_script(observations), [0.1] * 2, networks)
     steps = play(lanes, 30)
-    assert steps[29].alpha[1] > 5
-    assert abs(steps[29].alpha[0]) < 1.5
-    expected = steps[29].episodic * [1.0, 1.5]
+    assert steps[29].parts["alpha"][1] > 5
+    assert abs(steps[29].parts["alpha"][0]) < 1.5
+    expected = steps[29].parts["episodic"] * [1.0, 1.5]
     np.testing.assert_allclose(steps[29].intrinsic_rewards, expected, rtol=1e-5)
     assert expected[1] > 0
     train_predictor(networks, np.concatenate([familiar, unfamiliar[None]]))
     lanes.set_weights(2, flatten_weights(networks))
-    assert (play(lanes, 30)[29].alpha < 1.05).all()
+    assert (play(lanes, 30)[29].parts["alpha"] < 1.05).all()

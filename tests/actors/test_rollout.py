@@ -295,7 +295,7 @@ def test_a_replacement_takes_over_the_running_moments_and_nothing_else() -> None
     assert state["novelty"]["count"] == 120
     for worker in (new, smaller):
         worker.lanes.load_running_state(state)
-        assert not worker.lanes.memory.sizes.any()
+        assert not worker.lanes.novelty.memory.sizes.any()
         taken = worker.lanes.running_state()
         for name, value in state["novelty"].items():
             np.testing.assert_array_equal(taken["novelty"][name], value)

@@ -50,9 +50,7 @@ def random_step(rng: np.random.Generator, starts: np.ndarray, ends: np.ndarray) 
         starts=starts,
         ends=ends,
         terminated=ends & (rng.random(lanes) < 0.5),
-        episodic=np.zeros(lanes, np.float32),
-        alpha=np.ones(lanes, np.float32),
-        rnd_errors=np.zeros(lanes, np.float32),
+        parts={},
     )
 
 

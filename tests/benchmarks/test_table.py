@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import benchmarks.__main__ as table
-from agent57.intrinsic_reward import EpisodicMemory
+from agent57.novelty.episodic_memory import EpisodicMemory
 from benchmarks.__main__ import GPU_PARTS, PARTS, Part, main, run_part
 from benchmarks.acting import filled_memory
 from benchmarks.drift import drift_figures

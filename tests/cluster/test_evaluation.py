@@ -181,10 +181,10 @@ def test_overlay_says_what_the_step_was(run_dir: Path) -> None:
         assert lines["beta"] == "0.3000"
         assert float(lines["r^e"]) == (number > 0)
         assert float(lines["return"]) == number
-        alpha = float(np.clip(step.alpha[0], 1, 5))
-        factors = float(lines["  episodic"]) * float(lines["  life-long"])
+        alpha = float(np.clip(step.parts["alpha"][0], 1, 5))
+        factors = float(lines["  episodic"]) * np.clip(float(lines["  life-long"]), 1, 5)
         if number:
-            assert float(lines["r^i"]) == pytest.approx(float(step.episodic[0]) * alpha, abs=1e-4)
+            assert float(lines["r^i"]) == pytest.approx(float(step.parts["episodic"][0]) * alpha, abs=1e-4)
             assert factors == pytest.approx(float(lines["r^i"]), rel=2e-3, abs=1e-3)
         q = step.q[0, :, int(step.actions[0])]
         assert [float(lines["Q^e(a)"]), float(lines["Q^i(a)"])] == pytest.approx(q.tolist(), abs=1e-4)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 import launch
-from actors.running_state import for_workers
 from cluster.commands.train import train
 from cluster.run.checkpoint import Checkpoints, load_tree
 from cluster.run.config import TrainConfig, load_config
@@ -87,13 +86,6 @@ def test_what_may_change_does(section: str, changes: dict[str, Any], finished: P
     refuse_other_agent(config, changed)
     frames = int(Checkpoints(finished, 9).latest_or_error(pytest.fail).name) + 200
     run(changed, frames, finished, resume=True)
-
-
-def test_more_workers_begin_with_the_moments_of_old_ones() -> None:
-    states = {index: {"distance_sum": [float(index)] * 2, "distance_weight": [1.0] * 2} for index in (1, 2)}
-    assert [state["distance_sum"][0] for _, state in sorted(for_workers(states, 3, 2).items())] == [1.0, 2.0, 1.0]
-    assert [len(state["distance_sum"]) for state in for_workers(states, 1, 5).values()] == [5]
-    assert for_workers({}, 2, 2) == {}
 
 
 def test_the_environment_cannot_change_but_its_limits_may() -> None:

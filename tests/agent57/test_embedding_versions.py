@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from actors.embedding_versions import EmbeddingVersions
 from agent57.config import NetworkConfig
 from agent57.networks import EmbeddingNetwork
+from agent57.novelty.embedding_versions import EmbeddingVersions
 from agent57.structures import EnvironmentSpec
 
 NETWORK = NetworkConfig("mlp", torso_size=4, embedding_size=2, embedding_hidden=4)

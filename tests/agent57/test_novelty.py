@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from agent57.intrinsic_reward import EpisodicMemory, LifelongNovelty, _smallest, combine
+from agent57.novelty.episodic_memory import EpisodicMemory, _smallest
+from agent57.novelty.lifelong import LifelongNovelty
+from agent57.novelty.ngu import combine
 from cluster.run.presets import PRESETS
 from tests import oracles
 
@@ -512,3 +514,16 @@ def test_a_restored_memory_goes_on_bit_for_bit() -> None:
         if step >= 300:
             np.testing.assert_array_equal(bonus, restored.bonus(embeddings), err_msg=f"step {step}")
             np.testing.assert_array_equal(memory._squared_norms, restored._squared_norms)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 5])
+def test_other_lanes_begin_with_the_mean_distance_of_those_that_measured_one(lanes: int) -> None:
+    measured = {"distance_sum": np.array([2.0, 12.0, 0.0]), "distance_weight": np.array([1.0, 3.0, 0.0])}
+    memory = EpisodicMemory(lanes, 50, 3)
+    memory.load_running_average(measured)
+    taken = memory.running_average()
+    assert taken["distance_sum"].shape == (lanes,)
+    np.testing.assert_allclose(taken["distance_sum"] / taken["distance_weight"], np.full(lanes, 3.0))
+    same = EpisodicMemory(3, 50, 3)
+    same.load_running_average(measured)
+    np.testing.assert_array_equal(same.running_average()["distance_sum"], measured["distance_sum"])

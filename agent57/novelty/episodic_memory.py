@@ -1,19 +1,14 @@
-"""The intrinsic reward: episodic novelty from a k-NN memory, times life-long novelty from RND errors.
-
-NGU section 2 and appendix (algorithm 1). r^i_t = r^episodic_t * clip(alpha_t, 1, L). The lanes of a worker
-call it once for every observation that arrives, first and final ones included.
-"""
+"""Episodic novelty from a memory of controllable states and its nearest neighbours. NGU section 2 and algorithm 1."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agent57.moments import RunningMoments
+from agent57.config import AgentConfig
 from agent57.structures import Array
 
 
@@ -61,6 +56,23 @@ class EpisodicMemory:
         # Numerator and denominator of the bias-corrected moving average.
         self._distance_sum = np.zeros(num_lanes)
         self._distance_weight = np.zeros(num_lanes)
+
+    @classmethod
+    def of(cls, agent: AgentConfig, num_lanes: int) -> EpisodicMemory:
+        """The memory of ``num_lanes`` lanes that ``agent.intrinsic`` describes."""
+        config = agent.intrinsic
+        return cls(
+            num_lanes,
+            config.memory_capacity,
+            agent.network.embedding_size,
+            num_neighbours=config.num_neighbours,
+            kernel_epsilon=config.kernel_epsilon,
+            cluster_distance=config.cluster_distance,
+            pseudo_count=config.pseudo_count,
+            max_similarity=config.max_similarity,
+            distance_decay=config.distance_decay,
+            pad_neighbours=config.young_memory == "padded",
+        )
 
     @property
     def sizes(self) -> np.ndarray:
@@ -153,9 +165,15 @@ class EpisodicMemory:
         return {"distance_sum": self._distance_sum.copy(), "distance_weight": self._distance_weight.copy()}
 
     def load_running_average(self, average: dict[str, np.ndarray]) -> None:
-        """Go on from `running_average` of a memory with as many lanes."""
-        self._distance_sum = np.array(average["distance_sum"])
-        self._distance_weight = np.array(average["distance_weight"])
+        """Go on from `running_average`; with another number of lanes each gets the mean over those of ``average``."""
+        sums = np.array(average["distance_sum"], np.float64)
+        weights = np.array(average["distance_weight"], np.float64)
+        if len(sums) != len(self._lane_range):
+            seen = weights > 0
+            mean = float((sums[seen] / weights[seen]).mean()) if seen.any() else 0.0
+            weight = float(weights[seen].mean()) if seen.any() else 0.0
+            sums, weights = (np.full(len(self._lane_range), value) for value in (mean * weight, weight))
+        self._distance_sum, self._distance_weight = sums, weights
 
     def state_dict(self) -> dict[str, Tensor]:
         filled = max(int(self.sizes.max(initial=0)), 1)
@@ -197,88 +215,3 @@ def _smallest(scores: Tensor, k: int, groups: int) -> tuple[Tensor, Tensor]:
 
 def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
-
-
-class LifelongNovelty:
-    """alpha = 1 + (err - mean) / std of RND errors, over all lanes of a worker.
-
-    The predictor keeps learning, so a mean over all errors so far lies above today's and leaves alpha at its floor; a
-    mean over the newest alone is used to a new kind of state before the predictor is. So there are two, and the lower
-    one counts, with its std: the recent mean runs over the last 64th of the steps so far, the lasting one over all of
-    them, or over the last eighth while the recent one lies below it. Errors that fall are thus followed at once, and
-    errors that rise slowly. The horizons grow with a run, as the time constants do that matter in it, from `FEWEST`
-    steps on until the run is ``horizon`` steps old.
-    """
-
-    RECENT, FALLING, FEWEST = 1 / 64, 1 / 8, 1000
-
-    def __init__(self, horizon: float = 4_000_000) -> None:
-        self.horizon = horizon
-        self.count = 0.0
-        self.recent, self.lasting = RunningMoments(), RunningMoments()
-
-    def multiplier(self, errors: np.ndarray) -> np.ndarray:
-        """alpha before clipping, float32 [L], from mean squared RND errors [L]; these errors count already.
-
-        1 while all errors seen were equal, so that there is no scale yet. Errors that are not finite do not count and
-        get 1.
-        """
-        errors = np.asarray(errors, np.float64)
-        # A sum is finite where all its terms are; the terms are looked at only if it is not.
-        finite = None if math.isfinite(errors.sum()) else np.isfinite(errors)
-        self._count(errors if finite is None else errors[finite])
-        moments = self._moments
-        if moments.std <= 1e-12:
-            return np.ones(len(errors), np.float32)
-        alpha = (1 + (errors - moments.mean) / moments.std).astype(np.float32)
-        return alpha if finite is None else np.where(finite, alpha, np.float32(1))
-
-    def scaled(self, errors: np.ndarray) -> np.ndarray:
-        """errors / std, float32 [L]: life-long novelty as a reward of its own (Burda et al. 2018).
-
-        0 where there is no scale yet or an error is not finite. `multiplier` must have counted these errors.
-        """
-        std = self._moments.std
-        if std <= 1e-12:
-            return np.zeros(len(errors), np.float32)
-        return np.nan_to_num(np.asarray(errors) / std, posinf=0.0).astype(np.float32)
-
-    @property
-    def _moments(self) -> RunningMoments:
-        return self.recent if self.recent.mean < self.lasting.mean else self.lasting
-
-    def _count(self, errors: np.ndarray) -> None:
-        n = len(errors)
-        if n == 0:
-            return
-        # Sums, since numpy's mean and var take several times as long over the few numbers of a step.
-        mean = float(errors.sum()) / n
-        shifts = errors - mean
-        variance = float(shifts @ shifts) / n
-        self.count = min(self.count + n, self.horizon)
-        falling = self.recent.mean < self.lasting.mean
-        self.recent.add(mean, variance, self._weight(n, self.RECENT))
-        self.lasting.add(mean, variance, self._weight(n, self.FALLING if falling else 1.0))
-
-    def _weight(self, n: int, share: float) -> float:
-        """That of ``n`` new errors in a mean over a ``share`` of the steps so far, `FEWEST` at least."""
-        return min(1.0, n / min(self.count, max(share * self.count, self.FEWEST)))
-
-    def state_dict(self) -> dict[str, float]:
-        state = {"count": float(self.count)}
-        for name, moments in (("recent", self.recent), ("lasting", self.lasting)):
-            state |= {f"{name}_mean": moments.mean, f"{name}_variance": moments.variance}
-        return state
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from ``state``, whatever its horizon was."""
-        self.count = float(state["count"])
-        self.recent, self.lasting = (
-            RunningMoments(float(state[f"{name}_mean"]), float(state[f"{name}_variance"]))
-            for name in ("recent", "lasting")
-        )
-
-
-def combine(episodic: np.ndarray, alpha: np.ndarray, max_scale: float) -> np.ndarray:
-    """r^i = r^episodic * clip(alpha, 1, L), [L]. NGU equation 1."""
-    return episodic * np.clip(alpha, 1.0, max_scale)
