@@ -82,8 +82,8 @@ class IntrinsicConfig:
 
     novelty: Literal["both", "episodic", "lifelong", "none"] = "both"
     """both: NGU's product; episodic: the episodic part alone; lifelong: RND errors over their standard deviation, as in
-    Burda et al., without an embedding; none: intrinsic rewards are 0, and neither embedding nor RND is computed or trained (the last three
-    are ablations)."""
+    Burda et al., without an embedding; none: intrinsic rewards are 0, and neither embedding nor RND is computed or
+    trained (the last three are ablations)."""
     embedding: Literal["learned", "random"] = "learned"
     """learned: controllable states; random: the embedding network stays as initialised (an ablation)."""
     num_neighbours: Annotated[int, Range(at_least=1, at_most=1000)] = 10

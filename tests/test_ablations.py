@@ -25,6 +25,7 @@ from agent57.config import (
 )
 from agent57.family import PolicyFamily
 from agent57.networks import Agent57Networks, EmbeddingNetwork, QNetwork, RandomNetworkDistillation, flatten_weights
+from agent57.novelty import make_networks
 from agent57.novelty.lifelong import LifelongNovelty
 from agent57.scales import Scales
 from agent57.structures import SequenceBatch, SequenceSpec

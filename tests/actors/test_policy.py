@@ -15,6 +15,7 @@ from actors.lanes import LaneStep
 from actors.policy import Policy
 from agent57.config import AgentConfig, IntrinsicConfig, NetworkConfig, PolicyFamilyConfig
 from agent57.networks import Agent57Networks, flatten_weights
+from agent57.novelty import make_networks
 
 SMALL = NetworkConfig(
     conv_filters=(4, 8, 8), torso_size=16, lstm_size=8, head_size=8, embedding_size=4, embedding_hidden=8, rnd_size=8
@@ -39,7 +40,7 @@ def random_networks(env_id: str, agent: AgentConfig) -> Agent57Networks:
     """Networks whose RND inputs have been measured, so that both factors of novelty are alive."""
     spec = environment_spec(env_id, EnvironmentConfig())
     torch.manual_seed(3)
-    networks = Agent57Networks(spec, 4, agent.network).requires_grad_(False)
+    networks = make_networks(agent, spec).requires_grad_(False)
     observations = torch.rand(64, *spec.observation_shape) * spec.observation_scale
     networks.rnd.normalizer.observe(observations.to(getattr(torch, spec.observation_dtype)))
     networks.scales.intrinsic.fill_(2.0)

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -161,8 +162,11 @@ def test_descendants_are_found_over_generations() -> None:
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        family = descendants(os.getpid())
-        grandchild = next(pid for pid, command in family.items() if "57.57" in command and "sleep" in command[:12])
+        grandchild, deadline = 0, time.monotonic() + 20
+        while not grandchild and time.monotonic() < deadline:
+            family = descendants(os.getpid())
+            found = (pid for pid, command in family.items() if "57.57" in command and "sleep" in command[:12])
+            grandchild = next(found, 0)
         assert grandchild in descendants(process.pid)
         assert os.getpid() not in descendants(process.pid)
     finally:
