@@ -22,8 +22,9 @@ from actors.environments.door import Refused
 from actors.environments.kinds import atari_rom, make_lanes
 from actors.environments.supported_spaces import observation_layout
 from actors.environments.training_environment import TrainingEnvironment
+from actors.extensions import load_extensions, refuse_untrusted_extensions
 from actors.policy import Policy
-from actors.trusted_modules import refuse_untrusted
+from actors.trusted_modules import UntrustedModule, refuse_untrusted
 from agent57.config import AgentConfig
 from agent57.config_tree import config_from_dict
 from agent57.networks import Agent57Networks, flatten_weights
@@ -32,6 +33,7 @@ from agent57.structures import EnvironmentSpec
 from replay.whole_files import write_whole
 
 WEIGHTS_FILE, CONFIG_FILE = "policy.safetensors", "policy.json"
+TRUST_REMEDY = "load it with load_policy(path, trust_modules=['{}'])"
 FORMAT = 1
 
 
@@ -98,9 +100,7 @@ class ExportedPolicy(Policy):
         return observation
 
     def _trust(self) -> None:
-        refuse_untrusted(
-            self.env_id, self._trust_modules, "this policy", "load it with load_policy(path, trust_modules=['{}'])"
-        )
+        refuse_untrusted(self.env_id, self._trust_modules, "this policy", TRUST_REMEDY)
 
 
 def save_policy(
@@ -165,6 +165,8 @@ def load_policy(
         spec: EnvironmentSpec = config_from_dict(EnvironmentSpec, document["spec"], "spec.")
         agent: AgentConfig = config_from_dict(AgentConfig, document["agent"], "agent.")
         environment = config_from_dict(EnvironmentConfig, document["environment"], "environment.")
+        refuse_untrusted_extensions(agent, trust_modules, f"the policy in {folder}", TRUST_REMEDY)
+        load_extensions(agent)
         networks = make_networks(agent, spec)
         networks.load_state_dict(load_file(folder / WEIGHTS_FILE))
         policy = ExportedPolicy(
@@ -182,6 +184,8 @@ def load_policy(
         )
         if document["running_state"] is not None:
             policy.load_running_state(_from_json(document["running_state"]))
+    except UntrustedModule:
+        raise
     # Also a document nested too deeply (RecursionError is a RuntimeError) and sizes that no machine has room for.
     except (LookupError, TypeError, AttributeError, RuntimeError, MemoryError, SafetensorError, ValueError) as error:
         raise ValueError(f"{folder} cannot be loaded as a policy: {error}") from error

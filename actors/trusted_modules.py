@@ -1,7 +1,7 @@
 """Whose code may run because a file names it: the project's own modules, and those that the user names.
 
-An environment `module:EnvId` imports ``module``. On a command line that is the user's wish; in a run's config or an
-exported policy, which may come from somebody else, it is not.
+An environment `module:EnvId` imports ``module``, and so does a novelty, a torso or a trace `module:Name`. On a command
+line that is the user's wish; in a run's config or an exported policy, which may come from somebody else, it is not.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ def module_of(env_id: str) -> str:
     return env_id.rpartition(":")[0]
 
 
-def refuse_untrusted(env_id: str, trust_modules: Collection[str], source: object, remedy: str) -> None:
+def refuse_untrusted(
+    name: str, trust_modules: Collection[str], source: object, remedy: str, kind: str = "environment"
+) -> None:
     """Raise UntrustedModule if ``source`` makes us import a module that is neither ours nor in ``trust_modules``.
 
-    A trusted package vouches for its submodules. ``remedy`` completes the message: what to add, "{}" being the module.
+    ``name`` of what ``kind``: `module:EnvId` and the like. A trusted package vouches for its submodules. ``remedy``
+    completes the message: what to add, "{}" being the module.
     """
-    module = module_of(env_id)
+    module = module_of(name)
     vouched = ("actors", *trust_modules)
     if module and not any(module == name or module.startswith(f"{name}.") for name in vouched):
         raise UntrustedModule(
-            f"{source} asks for the environment {env_id}, whose module would be imported and run: if you trust it, "
+            f"{source} asks for the {kind} {name}, whose module would be imported and run: if you trust it, "
             f"{remedy.format(module)}."
         )

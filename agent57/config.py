@@ -6,10 +6,19 @@ by the module of the same name. Values differing from the paper live in the pres
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from agent57.ranges import Range, Share, Width, check_ranges
+
+Chosen = TypeVar("Chosen")
+
+
+def choose(known: Mapping[str, Chosen], name: str, field: str) -> Chosen:
+    """The one of ``known`` that the config ``field`` names; ValueError, naming them all, if there is none."""
+    require(name in known, f"{field} is {', '.join(known)}, or module:Name of one of your own (got {name!r})")
+    return known[name]
 
 
 def require(condition: bool, message: str) -> None:
@@ -47,9 +56,10 @@ class PolicyFamilyConfig:
 class NetworkConfig:
     """Sizes of the five networks (Agent57 appendix; NGU appendix for the embedding and RND)."""
 
-    torso: Literal["auto", "conv", "small_conv", "mlp"] = "auto"
-    """conv: Atari's three layers; small_conv: 3x3 kernels for grids; mlp: flattened input. auto picks conv for
-    images of 36 pixels or more, small_conv for smaller images, mlp for vectors."""
+    torso: str = "auto"
+    """auto, conv, small_conv, mlp, or module:Name of your own. conv: Atari's three layers; small_conv: 3x3 kernels for
+    grids; mlp: flattened input. auto picks conv for images of 36 pixels or more, small_conv for smaller images, mlp for
+    vectors."""
     conv_filters: Annotated[tuple[int, int, int], Range(at_least=1, at_most=1024)] = (32, 64, 64)
     """Filters of the three convolutions (small_conv uses the last two)."""
     torso_size: Width = 512
@@ -80,10 +90,10 @@ class NetworkConfig:
 class IntrinsicConfig:
     """Episodic and life-long novelty (NGU section 2 and appendix)."""
 
-    novelty: Literal["both", "episodic", "lifelong", "none"] = "both"
-    """both: NGU's product; episodic: the episodic part alone; lifelong: RND errors over their standard deviation, as in
-    Burda et al., without an embedding; none: intrinsic rewards are 0, and neither embedding nor RND is computed or
-    trained (the last three are ablations)."""
+    novelty: str = "both"
+    """both, episodic, lifelong, none, or module:Name of your own. both: NGU's product; episodic: the episodic part
+    alone; lifelong: RND errors over their standard deviation, as in Burda et al., without an embedding; none: intrinsic
+    rewards are 0, and neither embedding nor RND is computed or trained (the last three are ablations)."""
     embedding: Literal["learned", "random"] = "learned"
     """learned: controllable states; random: the embedding network stays as initialised (an ablation)."""
     num_neighbours: Annotated[int, Range(at_least=1, at_most=1000)] = 10
@@ -121,8 +131,9 @@ class IntrinsicConfig:
 class LossConfig:
     """The Retrace update (Agent57 section 3, R2D2 section 2.3)."""
 
-    trace: Literal["retrace", "peng"] = "retrace"
-    """retrace: the paper's off-policy correction; peng: Peng's Q(lambda), uncorrected."""
+    trace: str = "retrace"
+    """retrace, peng, or module:Name of your own. retrace: the paper's off-policy correction; peng: Peng's Q(lambda),
+    uncorrected."""
     trace_lambda: Share = 0.95
     """lambda of the trace."""
     target_epsilon: Annotated[float, Range(at_least=0, below=1)] = 0.01

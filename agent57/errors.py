@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from agent57.config import LossConfig
+from agent57.config import LossConfig, choose
 from agent57.family import epsilon_greedy
 from agent57.scales import Scales
 from agent57.structures import EXTRINSIC, INTRINSIC, NO_ACTION, SequenceBatch
-from agent57.traces import Acted, Trace, multi_step_targets
+from agent57.traces import TRACES, Acted, multi_step_targets
 from agent57.values import combine_q
 
 
@@ -61,7 +61,7 @@ def sequence_errors(
         combined = combine_q(q[EXTRINSIC], q[INTRINSIC], beta.unsqueeze(-1), config.mix, config.rescale_epsilon)
         policy = epsilon_greedy(combined, config.target_epsilon)
         acted = Acted(policy, batch.actions, batch.behaviour_probs, config.trace_lambda)
-        estimator = Trace[config.trace].value
+        estimator = choose(TRACES, config.trace, "loss.trace")
         coefficients = estimator.coefficients(acted)
         gamma = discounts[batch.policy_index] * ~batch.terminated
         arrays = (gamma, batch.mask, config.rescale_epsilon)

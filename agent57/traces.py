@@ -61,6 +61,10 @@ class Trace(Enum):
     peng = Estimator(_peng, baseline="expected")
 
 
+TRACES: dict[str, Estimator] = {trace.name: trace.value for trace in Trace}
+"""What ``loss.trace`` may name: the members of `Trace`, and those that `actors/extensions.py` adds."""
+
+
 def targets(
     trace: Trace,
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent57.config import AgentConfig
+from agent57.config import AgentConfig, choose
 from agent57.networks import Agent57Networks
 from agent57.novelty.contract import Novelty
 from agent57.novelty.lifelong import Lifelong
@@ -15,7 +15,7 @@ NOVELTIES: dict[str, type[Novelty]] = {"both": NGU, "episodic": NGU, "lifelong":
 
 def novelty_of(agent: AgentConfig, spec: EnvironmentSpec) -> Novelty:
     """The novelty that ``agent`` names."""
-    return NOVELTIES[agent.intrinsic.novelty](agent, spec)
+    return choose(NOVELTIES, agent.intrinsic.novelty, "intrinsic.novelty")(agent, spec)
 
 
 def make_networks(agent: AgentConfig, spec: EnvironmentSpec) -> Agent57Networks:

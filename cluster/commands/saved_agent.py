@@ -12,6 +12,7 @@ import numpy as np
 from actors.environments.contract import UnsupportedEnvironment
 from actors.environments.trial import try_environment
 from actors.evaluator import best_arm, lanes_of
+from actors.extensions import UnusableExtension, load_extensions, refuse_untrusted_extensions
 from actors.trusted_modules import UntrustedModule, refuse_untrusted
 from agent57.bandit import SlidingWindowUCB
 from agent57.networks import Agent57Networks
@@ -53,8 +54,10 @@ def load_agent(run_dir: Path, on_damaged: Callable[[str], None], trust_modules: 
     config = load_config(run_dir / "config.json")
     try:
         refuse_untrusted(config.env, trust_modules, run_dir, TRUST_REMEDY)
+        refuse_untrusted_extensions(config.agent, trust_modules, run_dir, TRUST_REMEDY)
+        load_extensions(config.agent)
         spec = try_environment(config.env, config.environment).spec
-    except (UnsupportedEnvironment, UntrustedModule) as error:
+    except (UnsupportedEnvironment, UntrustedModule, UnusableExtension) as error:
         raise UserError(str(error)) from None
     checkpoints = Checkpoints(run_dir, 1)
     while True:

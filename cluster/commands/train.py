@@ -22,6 +22,7 @@ from rich.console import Console
 
 from actors.environments.atari.scores import game_of, human_normalised_score
 from actors.environments.contract import UnsupportedEnvironment, frames_per_step
+from actors.environments.door import in_words
 from actors.environments.trial import try_environment
 from actors.evaluator import EVALUATION_STEPS
 from actors.trusted_modules import module_of
@@ -205,6 +206,8 @@ def _sequence_spec(config: TrainConfig) -> tuple[SequenceSpec, list[str]]:
         raise UserError(str(error)) from None
     except (ValueError, RuntimeError) as error:
         raise UserError(f"No network can be built for {config.env}: {error}") from None
+    except Exception as error:  # whatever a torso or a novelty of the user's does
+        raise UserError(f"No network can be built for {config.env}: {in_words(error)}") from None
     warnings = []
     if trial.may_last:
         warnings.append(

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import tyro
 
+from actors.extensions import UnusableExtension, load_extensions, modules_of
 from actors.trusted_modules import UntrustedModule, module_of, refuse_untrusted
 from agent57.ranges import Range
 from cluster.run.config import TrainConfig, load_config
@@ -30,7 +31,7 @@ DEFAULT_PRESET = "laptop"
 HEADER = """Train Agent57. Flags beside those below:
   --preset {paper,laptop,small,smoke}  starting point that the other flags override (default: laptop)
   --resume RUN_DIR                     go on with a run; flags override its config
-  --trust-modules A,B                  modules of environments that a resumed run may import"""
+  --trust-modules A,B                  modules of environments and of extensions that a resumed run may import"""
 TRUST_REMEDY = "add --trust-modules {}"
 
 
@@ -97,6 +98,10 @@ def parse_train(arguments: list[str]) -> TrainArguments:
         _refuse_strangers(default, rest, _names(trusted or ""), resume)
     if resume is not None and config.run_dir != default.run_dir:
         raise UserError("--run-dir and --resume exclude each other: a resumed run stays in its folder.")
+    try:
+        load_extensions(config.agent)
+    except UnusableExtension as error:
+        raise UserError(f"{error}.") from None
     refuse_idle_flags(config, default)
     return TrainArguments(config, preset or DEFAULT_PRESET, Path(resume) if resume else None)
 
@@ -106,6 +111,9 @@ def _refuse_strangers(saved: TrainConfig, flags: list[str], trusted: tuple[str, 
     env, rest = _take_option(flags, "--env")
     try:
         refuse_untrusted(saved.env, (*trusted, module_of(env or "")), source, TRUST_REMEDY)
+        for field, name in modules_of(saved.agent):
+            given, rest = _take_option(rest, f"--{field}")
+            refuse_untrusted(name, (*trusted, module_of(given or "")), source, TRUST_REMEDY, field)
     except UntrustedModule as error:
         raise UserError(str(error)) from None
     address, _ = _take_option(rest, "--cluster.address")

@@ -16,6 +16,7 @@ import torch
 
 from actors.environments.contract import environment_spec
 from actors.evaluator import Evaluator
+from actors.extensions import load_extensions
 from actors.rollout import RolloutWorker
 from agent57.structures import SequenceBatch, SequenceSpec
 from cluster.run.checkpoint import load_tree, save_tree
@@ -76,6 +77,7 @@ class RolloutService:
         device: str = "cpu",
         life: int = 0,
     ) -> None:
+        load_extensions(config.agent)
         lanes = config.cluster.lanes_per_worker
         self.worker = RolloutWorker(
             config.env,
@@ -151,6 +153,7 @@ class LearnerService:
         device: str | None = None,
         life: int = 0,
     ) -> None:
+        load_extensions(config.agent)
         self.config, self._serial = config, serial
         self.ranks = ranks or Ranks()
         self._spec = sequence_spec(config)
@@ -256,6 +259,7 @@ class EvaluatorService:
     """The evaluator: pulls weights when a round begins, plays it piece by piece."""
 
     def __init__(self, config: TrainConfig, reproducible: bool = False, life: int = 0) -> None:
+        load_extensions(config.agent)
         self.evaluator = Evaluator(
             config.env,
             config.agent,

@@ -12,7 +12,8 @@ from torch import nn
 
 from agent57.config import NetworkConfig
 from agent57.structures import EnvironmentSpec
-from agent57.torsos import BlockConv2d, Torso, blocks_to_channels, set_torso_dtype, torso_kind
+from agent57.torsos import Torso, set_torso_dtype, torso_kind
+from agent57.torsos.convolutions import BlockConv2d, blocks_to_channels
 from tests.loss_oracle import SMALL_IMAGE, VECTOR, observations_of, plain_convolutions, tiny_network
 
 ATARI = EnvironmentSpec((1, 84, 84), "uint8", 255.0, 3)
