@@ -57,7 +57,7 @@ class Overload:
         self._thread.join()
 
     def _run(self) -> None:
-        while not (self.supervisor.learner_updates > 0 and self._replay_full()):
+        while not (self.supervisor.state.learner_updates > 0 and self._replay_full()):
             time.sleep(0.2)
         begin = time.monotonic()
         with open(self.out, "w") as file:
@@ -97,8 +97,8 @@ class Overload:
             "seconds": round(now, 1),
             "phase": phase,
             "env_frames": self.supervisor.env_frames,
-            "learner_updates": self.supervisor.learner_updates,
-            "restarts": self.supervisor.restarts,
+            "learner_updates": self.supervisor.state.learner_updates,
+            "restarts": self.supervisor.state.restarts,
             "shared_memory_mb": round((store.f_blocks - store.f_bfree) * store.f_frsize / 1e6, 1),
             **{f"{kind}_mb": round(size, 1) for kind, size in sorted(own.items())},
         }

@@ -132,7 +132,7 @@ def _measure(supervisor: Supervisor, fleet: SimulatedFleet, seconds: float, foun
 
 def _stage(supervisor: Supervisor, fleet: SimulatedFleet, seconds: float) -> Stage:
     deadline = time.monotonic() + START_SECONDS
-    while not supervisor.learner_updates or not fleet.evicted_sequences():
+    while not supervisor.state.learner_updates or not fleet.evicted_sequences():
         if time.monotonic() > deadline:
             raise TimeoutError(f"learning did not begin, or the replay was not full, within {START_SECONDS:.0f} s")
         time.sleep(0.5)
@@ -188,8 +188,8 @@ def _noted_lags(supervisor: Supervisor) -> list[int]:
 def _counts(supervisor: Supervisor, fleet: SimulatedFleet, pids: dict[str, int]) -> dict[str, float]:
     """Everything that is counted from the start, at this moment."""
     return {
-        "env_steps": supervisor.env_steps,
-        "updates": supervisor.learner_updates,
+        "env_steps": supervisor.state.env_steps,
+        "updates": supervisor.state.learner_updates,
         "requests": fleet.replies["worker"],
         "publishes": fleet.replies["learner"],
         "waits": len(fleet.replies_at_once),

@@ -108,7 +108,7 @@ def ending_of(arguments: list[str], run_dir: Path, updates: int | None = None) -
     run_dir.mkdir(exist_ok=True)
 
     def should_stop() -> bool:
-        if supervisor.env_steps >= STEPS or (updates is not None and supervisor.learner_updates >= updates):
+        if supervisor.state.env_steps >= STEPS or (updates is not None and supervisor.state.learner_updates >= updates):
             supervisor.request_stop("recorded")
             return True
         return False
@@ -125,8 +125,8 @@ def ending_of(arguments: list[str], run_dir: Path, updates: int | None = None) -
         replay.priorities(),
         stored.hexdigest()[:16],
         _hash(np.concatenate([supervisor.meta_controller.counts, supervisor.meta_controller.means])),
-        supervisor.learner_updates,
-        supervisor.env_steps,
+        supervisor.state.learner_updates,
+        supervisor.state.env_steps,
     )
 
 

@@ -181,6 +181,15 @@ def test_the_rules_of_the_rooms_can_fail(room: str, source: str) -> None:
     assert violations(source, "cluster", f"cluster/{room}/module.py") != []
 
 
+@pytest.mark.parametrize("package", ["agent57", "actors", "learner", "replay", "cluster"])
+def test_rooms_stay_small(package: str) -> None:
+    """At most 12 modules to a folder, and 400 lines to a module."""
+    for folder in (ROOT / package, *(path for path in (ROOT / package).rglob("*") if path.is_dir())):
+        modules = sorted(folder.glob("*.py"))
+        assert len(modules) <= 12, folder
+        assert [path.name for path in modules if len(path.read_text().splitlines()) > 400] == [], folder
+
+
 def test_every_room_is_known() -> None:
     rooms = {path.name for path in (ROOT / "cluster").iterdir() if (path / "__init__.py").exists()}
     assert rooms == set(ROOMS)

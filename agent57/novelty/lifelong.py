@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from agent57.moments import RunningMoments
 from agent57.networks import Agent57Networks, ObservationNormalizer, RandomNetworkDistillation
 from agent57.novelty.contract import Earned, LaneNovelty, Novelty, Part
+from agent57.novelty.moments import RunningMoments
 from agent57.terms.rnd import rnd
 
 

@@ -159,9 +159,9 @@ def _summary(supervisor: Supervisor, why: str, run_dir: Path) -> list[tuple[str,
     trust = f" --trust-modules {module}" if module and not module.startswith("actors.") else ""
     rows = [
         ("stopped", f"{why}, after {format_duration(60 * minutes)}"),
-        ("trained", f"{supervisor.env_frames:,} environment frames, {supervisor.learner_updates:,} updates"),
+        ("trained", f"{supervisor.env_frames:,} environment frames, {supervisor.state.learner_updates:,} updates"),
         ("score", score),
-        ("troubles", f"{supervisor.restarts} restarts, {telemetry.warnings} warnings"),
+        ("troubles", f"{supervisor.state.restarts} restarts, {telemetry.warnings} warnings"),
         ("checkpoint", (str(checkpoints[-1]) if checkpoints else "none") + _unsaved(supervisor)),
         ("curves", f"tensorboard --logdir {shlex.quote(str(run_dir.parent))}"),
     ]

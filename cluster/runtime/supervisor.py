@@ -19,7 +19,6 @@ from cluster.run.checkpoint_schedule import CheckpointSchedule
 from cluster.run.config import TrainConfig
 from cluster.run.errors import ActingStopped, TrainingStopped, one_line
 from cluster.run.messages import (
-    ESSENTIAL,
     EvaluationReply,
     EvaluationRequest,
     ProcessId,
@@ -31,8 +30,9 @@ from cluster.run.messages import (
 )
 from cluster.runtime.fleet import Fleet
 from cluster.runtime.meta_controller import MetaController
+from cluster.runtime.recovery import Recovery, Restarts
 from cluster.runtime.request_sizes import RequestSizes
-from cluster.runtime.restarts import Restarts
+from cluster.runtime.run_state import RunState
 from cluster.runtime.sharded_replay import ShardStatistics
 from cluster.runtime.stopping import Grace
 from cluster.telemetry.snapshot import Snapshot
@@ -43,10 +43,6 @@ EVALUATION_STEPS = 100
 """Steps of one request to the evaluator."""
 LAST_WAIT_SECONDS = 15.0
 """For a process that is being replaced when the run is to stop."""
-NODES_SECONDS = 5.0
-"""Between two looks at which nodes are about to leave."""
-WAITING_SECONDS = 60.0
-"""How long processes may be without a place before the user is told."""
 
 
 class Supervisor:
@@ -56,7 +52,9 @@ class Supervisor:
         self, config: TrainConfig, topology: Topology, fleet: Fleet, run_dir: Path, frames_per_step: int
     ) -> None:
         self.config, self.topology, self.fleet = config, topology, fleet
-        self.frames_per_step = frames_per_step
+        self.state = RunState(
+            fleet.num_workers, config.cluster.lanes_per_worker, frames_per_step, config.evaluation.period_env_frames
+        )
         self.checkpoints = Checkpoints(run_dir, config.checkpoint.keep)
         self.schedule = CheckpointSchedule(run_dir, 60 * config.checkpoint.period_minutes)
         self.meta_controller = MetaController(
@@ -65,22 +63,17 @@ class Supervisor:
         self._sizes = RequestSizes(config, fleet.num_workers)
         self.limiter = RateLimiter(config.replay.replay_ratio, self._slack(), config.replay.min_sequences)
         self.shards = ShardStatistics(topology.replay_shards)
-        self.env_steps = 0
-        self.learner_updates = 0
-        self.restarts = 0
-        self._next_evaluation = config.evaluation.period_env_frames
-        self._evaluator_bandit: dict | None = None
-        self._running_states: dict[int, dict] = {}
-        self._arms_left = [[0] * config.cluster.lanes_per_worker for _ in range(fleet.num_workers)]
-        # What workers did last, until they fetch weights again: (version of their weights, environment steps).
-        self._acted: dict[int, tuple[int, int]] = {}
-        self._busy: set[ProcessId] = set()
-        self._evaluating = False
-        self._restarts = Restarts(config.cluster.max_restarts, 60 * config.cluster.restart_window_minutes, run_dir)
-        self._leaving: set[ProcessId] = set()
-        self._nodes_checked = 0.0
-        self._waiting = self._waiting_told = 0
-        self._waiting_since = 0.0
+        self.recovery = Recovery(
+            config,
+            self.state,
+            fleet,
+            self.meta_controller,
+            self.limiter,
+            self.shards,
+            self.checkpoints,
+            Restarts(config.cluster.max_restarts, 60 * config.cluster.restart_window_minutes, run_dir),
+            self._note,
+        )
         self._stop_requested = ""
         self._texts: dict[str, str] = {}
         self.telemetry = Telemetry(config, topology, run_dir)
@@ -88,7 +81,10 @@ class Supervisor:
     @property
     def env_frames(self) -> int:
         """Environment frames of the whole run: the x-axis of everything."""
-        return self.env_steps * self.frames_per_step
+        return self.state.env_frames
+
+    def _note(self, text: str) -> None:
+        self.telemetry.note(text, self.env_frames)
 
     def _slack(self) -> float:
         """Trained transitions by which either side may be ahead: the tolerance, but enough for both to move."""
@@ -129,26 +125,26 @@ class Supervisor:
             if resume_from is not None:
                 self.checkpoints.go_on_from(resume_from)
                 self._restore(resume_from)
-            began_at = self.env_steps
+            began_at = self.state.env_steps
             self.fleet.start(resume_from)
         begun()
-        self.telemetry.open(self.env_frames if resume_from is not None else None, self._evaluating)
+        self.telemetry.open(self.env_frames if resume_from is not None else None, self.state.evaluating)
         for title, markdown in self._texts.items():
             self.telemetry.describe(title, markdown)
         try:
             while not self._should_stop():
-                self._restart_due()
-                self._watch_places()
+                self.recovery.restart_due()
+                self.recovery.watch_places()
                 self._dispatch()
                 self._handle_replies()
                 self.telemetry.tick(self._snapshot, self.fleet.priorities)
-                if self.fleet.can_save and (self._preempted() or self.schedule.due()):
+                if self.fleet.can_save and (self.recovery.preempted() or self.schedule.due()):
                     self.save_checkpoint()
             if self.grace.begun:
                 seconds = f"{self.grace.left(self.grace.seconds):.0f} s"
                 text = f"{self._stop_requested}: writing a checkpoint within {seconds}; once more to stop without"
-                self.telemetry.note(text, self.env_frames)
-            if self.env_steps > began_at:
+                self._note(text)
+            if self.state.env_steps > began_at:
                 self._await_writers()
             self.save_checkpoint()
         except ActingStopped:
@@ -161,8 +157,8 @@ class Supervisor:
     def _snapshot(self) -> Snapshot:
         return Snapshot(
             env_frames=self.env_frames,
-            learner_updates=self.learner_updates,
-            restarts=self.restarts,
+            learner_updates=self.state.learner_updates,
+            restarts=self.state.restarts,
             replay_ratio=self.limiter.ratio if self.limiter.started else None,
             arm_pulls=self.meta_controller.counts,
             favourite_arm=self.meta_controller.favourite_arm(),
@@ -187,66 +183,65 @@ class Supervisor:
                 self._dispatch_rollout(worker)
         if self._is_idle(("learner", 0)) and self.fleet.replay_ready:
             self._dispatch_updates()
-        evaluation_due = self._evaluating or self.env_frames >= self._next_evaluation
+        evaluation_due = self.state.evaluating or self.env_frames >= self.state.next_evaluation
         if self.config.evaluation.period_env_frames and evaluation_due and self._is_idle(("evaluator", 0)):
             self._dispatch_evaluation()
-        if self._busy:
+        if self.state.busy:
             self.telemetry.start_clock()
 
     def _is_idle(self, process: ProcessId) -> bool:
-        return process not in self._busy and process not in self._restarts and self.fleet.ready(process)
+        return process not in self.state.busy and not self.recovery.pending(process) and self.fleet.ready(process)
 
     def _may_act(self) -> bool:
         # Without a shard to take them, sequences would be lost.
         if not self.fleet.replay_ready:
             return False
-        in_flight = sum(kind == "worker" for kind, _ in self._busy)
+        in_flight = sum(kind == "worker" for kind, _ in self.state.busy)
         return self.limiter.may_act(
             (in_flight + 1) * self._sizes.steps(self.limiter) * self.config.cluster.lanes_per_worker
         )
 
     def _dispatch_rollout(self, worker: int) -> None:
-        lanes = self.config.cluster.lanes_per_worker
-        if worker in self._acted:
-            version, env_steps = self._acted.pop(worker)
-            self.telemetry.lagged(self.learner_updates - version, env_steps)
-        arms = self.meta_controller.top_up(range(worker * lanes, (worker + 1) * lanes), self._arms_left[worker])
+        if worker in self.state.acted:
+            version, env_steps = self.state.acted.pop(worker)
+            self.telemetry.lagged(self.state.learner_updates - version, env_steps)
+        arms = self.meta_controller.top_up(self.state.lanes_of(worker), self.state.arms_left[worker])
         request = RolloutRequest(
             num_steps=self._sizes.steps(self.limiter),
             arms=arms,
-            weights_version=self.learner_updates,
+            weights_version=self.state.learner_updates,
             replay=self.fleet.replay,
             weights=self.fleet.weights,
         )
         self.fleet.submit_rollout(worker, request)
-        self._busy.add(("worker", worker))
+        self.state.busy.add(("worker", worker))
 
     def _dispatch_updates(self) -> None:
         allowed = int(self.limiter.trainable_transitions() // self._sizes.full_batch)
         count = min(allowed, self._sizes.updates)
         if count > 0:
             self.fleet.submit_update(UpdateRequest(count, self.fleet.replay, self.fleet.weights))
-            self._busy.add(("learner", 0))
+            self.state.busy.add(("learner", 0))
 
     def _dispatch_evaluation(self) -> None:
-        begin = not self._evaluating
+        begin = not self.state.evaluating
         if begin:
             period = self.config.evaluation.period_env_frames
-            self._next_evaluation = (self.env_frames // period + 1) * period
+            self.state.next_evaluation = (self.env_frames // period + 1) * period
             self.telemetry.begin_round(self.env_frames)
         request = EvaluationRequest(
             EVALUATION_STEPS,
             self.meta_controller.favourite_arm(),
             begin,
-            self.learner_updates,
+            self.state.learner_updates,
             self.fleet.weights,
             # Whichever worker it is, these are training's moments.
-            self._running_states[min(self._running_states)] if begin and self._running_states else None,
+            self.state.running_states[min(self.state.running_states)] if begin and self.state.running_states else None,
             self.meta_controller.means if begin else None,
         )
         self.fleet.submit_evaluation(request)
-        self._busy.add(("evaluator", 0))
-        self._evaluating = True
+        self.state.busy.add(("evaluator", 0))
+        self.state.evaluating = True
 
     # Replies
 
@@ -262,7 +257,7 @@ class Supervisor:
             raise stopped
 
     def _handle(self, reply: Reply) -> None:
-        self._busy.discard(reply.process)
+        self.state.busy.discard(reply.process)
         try:
             if reply.error is not None:
                 raise reply.error
@@ -275,113 +270,39 @@ class Supervisor:
         except TrainingStopped:
             raise
         except Exception as error:  # whatever a reply holds, it is its process that failed
-            self._failed(reply.process, error)
+            self.recovery.failed(reply.process, error)
 
     def _rolled_out(self, worker: int, reply: RolloutReply) -> None:
-        self.env_steps += reply.env_steps
+        self.state.env_steps += reply.env_steps
         self.limiter.record_env_steps(reply.env_steps)
         if reply.replay_stats is not None:
             reply.replay_stats = self.shards.note(reply.replay_shard, reply.replay_stats)
             self.limiter.note_sequences(self.shards.sequences)
         self.telemetry.choices_played(self.meta_controller.record(reply.episodes))
-        self._arms_left[worker] = reply.arms_left
-        self._running_states[worker] = reply.running_state
-        self._acted[worker] = (reply.weights_version, reply.env_steps)
+        self.state.arms_left[worker] = reply.arms_left
+        self.state.running_states[worker] = reply.running_state
+        self.state.acted[worker] = (reply.weights_version, reply.env_steps)
         self.telemetry.rolled_out(worker, reply)
         if reply.lost_sequences or reply.peer_lost is not None:
-            self._replace_lost_peers()
+            self.recovery.replace_lost_peers()
         limit = 1e9 * self.config.cluster.worker_memory_gb
         if limit and reply.resident_bytes > limit:
             taken = f"{reply.resident_bytes / 1e9:.2f} GB"
-            self._failed(("worker", worker), MemoryError(f"it takes {taken}, more than cluster.worker-memory-gb"))
+            self.recovery.failed(
+                ("worker", worker), MemoryError(f"it takes {taken}, more than cluster.worker-memory-gb")
+            )
 
     def _updated(self, reply: UpdateReply) -> None:
-        self.learner_updates = reply.total_updates
+        self.state.learner_updates = reply.total_updates
         self.limiter.record_trained(reply.trained_transitions, reply.updates)
         self.telemetry.updated(reply)
         if reply.peer_lost is not None:
-            self._replace_lost_peers()
+            self.recovery.replace_lost_peers()
 
     def _evaluated(self, reply: EvaluationReply) -> None:
-        self._evaluator_bandit = reply.bandit
-        self._evaluating = not reply.round_over
+        self.state.evaluator_bandit = reply.bandit
+        self.state.evaluating = not reply.round_over
         self.telemetry.evaluated(reply)
-
-    # Failures
-
-    def _preempted(self) -> bool:
-        """Whether a node that learners or shards run on has been told, since the last question, to leave soon."""
-        if time.monotonic() - self._nodes_checked < NODES_SECONDS:
-            return False
-        self._nodes_checked = time.monotonic()
-        known, self._leaving = self._leaving, set(self.fleet.leaving())
-        new = sorted(self._leaving - known)
-        if not any(kind in ESSENTIAL for kind, _ in new):
-            return False
-        names = ", ".join(f"{kind} {index}" for kind, index in new)
-        self.telemetry.note(f"the node of {names} leaves soon: writing a checkpoint", self.env_frames)
-        return True
-
-    def _watch_places(self) -> None:
-        """Tell the user when processes have waited for a place for a while, and when they need no longer.
-
-        Workers give way where learners or replay wait: without those nothing is learned.
-        """
-        waiting = self.fleet.waiting()
-        if len(waiting) != self._waiting:
-            self._waiting, self._waiting_since = len(waiting), time.monotonic()
-        if self._waiting_told == self._waiting or time.monotonic() - self._waiting_since < WAITING_SECONDS:
-            return
-        self._waiting_told = self._waiting
-        for process in self.fleet.make_room():
-            self._busy.discard(process)
-            self._forget_arms(process[1])
-            self.telemetry.note(f"{process[0]} {process[1]} stopped to make room", self.env_frames)
-        names = ", ".join(f"{kind} {index}" for kind, index in waiting[:4]) + (", ..." if len(waiting) > 4 else "")
-        text = f"{names} wait for free cores or GPUs: they start when a node joins" if waiting else "all have a place"
-        self.telemetry.note(text, self.env_frames)
-
-    def _replace_lost_peers(self) -> None:
-        for process in self.fleet.lost_peers():
-            self._failed(process, RuntimeError("does not answer"))
-
-    def _failed(self, process: ProcessId, error: Exception) -> None:
-        """Note a failure and plan the restart; one that cannot be mended, or comes too often, stops the run."""
-        if process in self._restarts:
-            return
-        wait = self._restarts.plan(process, error, time.monotonic())
-        text = f"{process[0]} {process[1]} failed ({one_line(error)}); restarting it in {wait:g} s"
-        self.telemetry.note(text, self.env_frames)
-
-    def _forget_arms(self, worker: int) -> None:
-        """What ``worker`` held and played is gone with its process."""
-        lanes = self.config.cluster.lanes_per_worker
-        self._arms_left[worker] = [0] * lanes
-        self.meta_controller.abandon(range(worker * lanes, (worker + 1) * lanes))
-
-    def _begin_evaluation_anew(self) -> None:
-        """A round that was broken off gets its score all the same, now."""
-        if self._evaluating:
-            self._evaluating, self._next_evaluation = False, self.env_frames
-
-    def _restart_due(self) -> None:
-        for process in self._restarts.due(time.monotonic()):
-            self.restarts += 1
-            kind, index = process
-            if kind == "worker":
-                self._forget_arms(index)
-                self.fleet.restart(process, None, self._running_states.get(index))
-            elif kind == "evaluator":
-                self._begin_evaluation_anew()
-                self.fleet.restart(process, None, self._evaluator_bandit)
-            else:
-                checkpoint = self.checkpoints.latest(lambda text: self.telemetry.note(text, self.env_frames))
-                self.fleet.restart(process, checkpoint, None)
-                if kind == "replay":
-                    self.shards.forget(index)
-                    if self.shards.sequences < self.config.replay.min_sequences:
-                        self.limiter.await_sequences()
-            self.telemetry.note(f"{kind} {index} restarted", self.env_frames)
 
     # Checkpoints
 
@@ -394,7 +315,7 @@ class Supervisor:
         try:
             with self.checkpoints.writing(self.env_frames) as directory:
                 self.fleet.save(directory)
-                save_tree(directory, "supervisor", self._state())
+                save_tree(directory, "supervisor", self._saved())
         except Exception as error:
             if self.fleet.exact_resume and not isinstance(error, OSError):
                 raise
@@ -404,66 +325,46 @@ class Supervisor:
         else:
             told, written = self.schedule.written(), True
         if told:
-            self.telemetry.note(told, self.env_frames)
+            self._note(told)
         return written
 
     def _await_writers(self) -> None:
         """Give learners and shards that are being replaced a moment to come back, for the last checkpoint's sake."""
         deadline = time.monotonic() + LAST_WAIT_SECONDS
         while not self.fleet.can_save and self.grace.left(deadline - time.monotonic()):
-            self._restart_due()
+            self.recovery.restart_due()
             self._handle_replies()
 
     def _await_updates(self) -> None:
         """Let the updates in flight end, which saving would wait for anyway, so that both count the same."""
         deadline = time.monotonic() + self.config.cluster.request_timeout_seconds
-        while ("learner", 0) in self._busy and self.grace.left(deadline - time.monotonic()):
+        while ("learner", 0) in self.state.busy and self.grace.left(deadline - time.monotonic()):
             self._handle_replies()
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "env_steps": self.env_steps,
-            "learner_updates": self.learner_updates,
-            "restarts": self.restarts,
+    def _saved(self) -> dict[str, Any]:
+        return self.state.state_dict() | {
             "lives": self.fleet.lives,
             "limiter": self.limiter.state_dict(),
             "meta_controller": self.meta_controller.state_dict(),
-            "next_evaluation": self._next_evaluation,
-            "evaluating": self._evaluating,
-            "evaluator_bandit": self._evaluator_bandit,
-            "running_states": self._running_states,
-            "arms_left": self._arms_left,
-            "acted": {worker: list(acted) for worker, acted in self._acted.items()},
             "telemetry": self.telemetry.state_dict(),
         }
 
     def _restore(self, directory: Path) -> None:
-        state = load_tree(directory, "supervisor")
-        self.env_steps = state["env_steps"]
-        self.learner_updates = state["learner_updates"]
-        self.restarts = state["restarts"]
-        self.limiter.load_state_dict(state["limiter"])
-        self.meta_controller.load_state_dict(state["meta_controller"])
-        self._next_evaluation = state["next_evaluation"]
-        self.telemetry.load_state_dict(state["telemetry"])
-        self._running_states = state["running_states"]
-        self._evaluator_bandit = state["evaluator_bandit"]
-        self.fleet.lives = state["lives"]
-        self._evaluating = state["evaluating"]
-        if self.fleet.resumes_exactly(directory):
-            self._arms_left = state["arms_left"]
-            self._acted = {worker: tuple(acted) for worker, acted in state["acted"].items()}
+        saved = load_tree(directory, "supervisor")
+        exact = self.fleet.resumes_exactly(directory)
+        self.state.load_state_dict(saved, exact)
+        self.limiter.load_state_dict(saved["limiter"])
+        self.meta_controller.load_state_dict(saved["meta_controller"])
+        self.telemetry.load_state_dict(saved["telemetry"])
+        self.fleet.lives = saved["lives"]
+        if exact:
             return
         self.fleet.begin_life()
-        self._begin_evaluation_anew()
+        self.recovery.begin_evaluation_anew()
         self.meta_controller.abandon(range(self.topology.total_lanes))
         if self.fleet.exact_resume and (directory / "serial.json").exists():
-            self.telemetry.note("lanes have changed: their episodes begin anew, not bit for bit", self.env_frames)
-        # Workers that are new begin with the moments of one that is not, rather than with none.
-        known = [state for _, state in sorted(self._running_states.items())]
-        workers = range(self.fleet.num_workers if known else 0)
-        self._running_states = {worker: known[worker % len(known)] for worker in workers}
-        for worker, running_state in self._running_states.items():
+            self._note("lanes have changed: their episodes begin anew, not bit for bit")
+        for worker, running_state in self.state.running_states.items():
             self.fleet.restore_running_state(worker, running_state)
-        if self._evaluator_bandit is not None:
-            self.fleet.restore_evaluator(self._evaluator_bandit)
+        if self.state.evaluator_bandit is not None:
+            self.fleet.restore_evaluator(self.state.evaluator_bandit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent57.moments import RunningMoments
+from agent57.novelty.moments import RunningMoments
 
 
 def add(moments: RunningMoments, samples: np.ndarray, weight: float) -> None:

@@ -56,9 +56,9 @@ class Run:
     def goes_on(self, why: str, frames: int = 300, updates: int = 10) -> float:
         """Wait until it acted and learned some more; returns the seconds."""
         supervisor = self.supervisor
-        acted, learned = supervisor.env_frames + frames, supervisor.learner_updates + updates
+        acted, learned = supervisor.env_frames + frames, supervisor.state.learner_updates + updates
         waited = self.wait_until(lambda: supervisor.env_frames > acted, f"acting {why}")
-        return waited + self.wait_until(lambda: supervisor.learner_updates > learned, f"learning {why}")
+        return waited + self.wait_until(lambda: supervisor.state.learner_updates > learned, f"learning {why}")
 
     def wait_for_end(self, seconds: float = 120) -> BaseException:
         """The error that ended the run."""

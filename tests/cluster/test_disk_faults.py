@@ -194,7 +194,7 @@ def test_a_run_on_ray_outlives_a_full_disk(disk: SmallDisk) -> None:
         kept = checkpoints.latest_or_error(pytest.fail)
         run.goes_on("on a full disk", frames=1000)
         assert checkpoints.latest_or_error(pytest.fail) == kept
-        assert supervisor.restarts == 0
+        assert supervisor.state.restarts == 0
         disk.empty()
         took = run.wait_until(lambda: not supervisor.schedule.failures, "a checkpoint")
         run.wait_until(lambda: "is written again" in events(run_dir), "the log")
@@ -202,7 +202,7 @@ def test_a_run_on_ray_outlives_a_full_disk(disk: SmallDisk) -> None:
         assert frames_of(checkpoints.latest_or_error(pytest.fail)) > frames_of(kept)
     finally:
         run.stop()
-    assert supervisor.restarts == 0
+    assert supervisor.state.restarts == 0
     assert read_metrics(run_dir)["replay/ratio"].env_frames[-1] >= frames_of(checkpoints.all()[-1])
 
 

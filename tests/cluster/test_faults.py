@@ -72,7 +72,7 @@ def test_a_worker_that_leaks_is_replaced(tmp_path: Path) -> None:
     cluster = dataclasses.replace(CLUSTER, num_workers=1, num_learners=1, replay_shards=1, worker_memory_gb=0.8)
     run = Run(config_of(env=f"{HOSTILE}", environment=environment, cluster=cluster), tmp_path / "run")
     try:
-        run.wait_until(lambda: run.supervisor.restarts >= 2, "two replacements")
+        run.wait_until(lambda: run.supervisor.state.restarts >= 2, "two replacements")
         run.goes_on("after a leak")
     finally:
         run.stop()
@@ -86,20 +86,20 @@ def test_killed_processes_cost_no_more_than_promised(tmp_path: Path) -> None:
     supervisor, fleet = run.supervisor, run.fleet
     recovery = {}
     try:
-        run.wait_until(lambda: supervisor.learner_updates > 20, "learning")
+        run.wait_until(lambda: supervisor.state.learner_updates > 20, "learning")
         run.wait_until(lambda: Checkpoints(run_dir, 2).all(), "a checkpoint")
         for restarts, victim in enumerate([("worker", 1), ("learner", 1), ("replay", 1), ("weights", 0)], 1):
-            frames, updates = supervisor.env_frames, supervisor.learner_updates
+            frames, updates = supervisor.env_frames, supervisor.state.learner_updates
             kept = snapshot_of(run_dir, 1)
             pid = fleet.process_ids()[victim]
             os.kill(pid, signal.SIGKILL)
-            took = run.wait_until(lambda n=restarts: supervisor.restarts == n, f"the restart of {victim}")
+            took = run.wait_until(lambda n=restarts: supervisor.state.restarts == n, f"the restart of {victim}")
             took += run.wait_until(lambda v=victim: fleet.ready(v), f"the return of {victim}")
             recovery[victim] = took + run.goes_on(f"after the loss of {victim}")
             assert fleet.process_ids()[victim] != pid
             # Counters never go back, whoever dies.
             assert supervisor.env_frames > frames
-            assert supervisor.learner_updates > updates
+            assert supervisor.state.learner_updates > updates
             if victim[0] == "replay":
                 # At most what the shard received since its snapshot is lost.
                 stats = fleet.replay.shards[1].begin("stats")()
@@ -108,7 +108,7 @@ def test_killed_processes_cost_no_more_than_promised(tmp_path: Path) -> None:
                 run.wait_until(lambda: fleet.weights.pull(-1) is not None, "weights to pull")
                 version, _ = fleet.weights.pull(-1)
                 assert version >= updates, "the learner published again"
-        assert supervisor.restarts == 4
+        assert supervisor.state.restarts == 4
     finally:
         run.stop()
     print("seconds to recover:", {" ".join(map(str, name)): round(took, 1) for name, took in recovery.items()})
@@ -134,18 +134,18 @@ def test_a_broken_environment_costs_one_worker_one_request(
     run = Run(config_of(env="tests.fakes:Faulty-v0", cluster=cluster), tmp_path / "run")
     supervisor = run.supervisor
     try:
-        run.wait_until(lambda: supervisor.learner_updates > 20, "learning")
-        before = dict(supervisor._running_states)
+        run.wait_until(lambda: supervisor.state.learner_updates > 20, "learning")
+        before = dict(supervisor.state.running_states)
         (tmp_path / "writing").write_text(fault)
         (tmp_path / "writing").rename(marker)
         run.wait_until(lambda: not marker.exists(), "the fault")
         run.goes_on("beside the broken worker")
-        run.wait_until(lambda: supervisor.restarts == 1, "the worker's restart")
+        run.wait_until(lambda: supervisor.state.restarts == 1, "the worker's restart")
         run.goes_on("after the restart")
-        assert supervisor.restarts == 1
+        assert supervisor.state.restarts == 1
         # The replacement goes on from what its predecessor had measured.
         counts = [state["novelty"]["count"] for state in before.values()]
-        assert min(s["novelty"]["count"] for s in supervisor._running_states.values()) >= min(counts)
+        assert min(s["novelty"]["count"] for s in supervisor.state.running_states.values()) >= min(counts)
     finally:
         run.stop()
     told = events(tmp_path / "run")
@@ -161,10 +161,10 @@ def test_bad_values_of_an_environment_cost_episodes_and_nothing_else(fault: str,
     evaluation = dataclasses.replace(tiny_config().evaluation, period_env_frames=1000)
     run = Run(config_of(env=HOSTILE, environment=arguments, evaluation=evaluation), run_dir)
     try:
-        run.wait_until(lambda: run.supervisor.learner_updates > 20, "learning")
+        run.wait_until(lambda: run.supervisor.state.learner_updates > 20, "learning")
         run.goes_on("beside the faults", frames=3000, updates=100)
         run.wait_until(lambda: run.supervisor.telemetry.score is not None, "a score")
-        assert run.supervisor.restarts == 0
+        assert run.supervisor.state.restarts == 0
     finally:
         run.stop()
     metrics = read_metrics(run_dir)
@@ -183,7 +183,7 @@ def test_an_environment_that_turns_bad_for_ever_stops_the_run(
     """Within a minute or two, with the first cause in one sentence, and what was learned in a checkpoint."""
     if fault in ("exit", "interrupt"):
         # Exceptions have the usual patience: five restarts, with waits that add up to 81 s.
-        monkeypatch.setattr("cluster.runtime.restarts.BACKOFF_SECONDS", (1.0,))
+        monkeypatch.setattr("cluster.runtime.recovery.BACKOFF_SECONDS", (1.0,))
     run_dir = tmp_path / "run"
     arguments = EnvironmentConfig(arguments=(f"fault={fault}", "after=200"))
     cluster = dataclasses.replace(CLUSTER, num_learners=1, replay_shards=1, num_workers=1)
@@ -214,7 +214,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path: Path)
         run.goes_on("without a disk", frames=2000)
         run.wait_until(lambda: "could not be written" in events(run_dir), "the warning")
         assert checkpoints.all()[-1] in (*good, checkpoints.latest_or_error(pytest.fail))
-        assert supervisor.restarts == 0
+        assert supervisor.state.restarts == 0
         newest = checkpoints.all()[-1]
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
         run.wait_until(lambda: checkpoints.all()[-1] != newest, "the next checkpoint")

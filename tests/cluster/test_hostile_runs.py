@@ -71,7 +71,7 @@ def test_a_rare_bad_value_leaves_the_run_learning(fault: str, tmp_path: Path, ca
 def test_one_that_turns_bad_for_ever_stops_the_run_and_keeps_what_was_learned(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.runtime.restarts.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("cluster.runtime.recovery.BACKOFF_SECONDS", (0.0,))
     run_dir = tmp_path / "run"
     with pytest.raises(TrainingStopped, match=rf"worker 0 failed . times.*{HOSTILE}, lane .*, step") as stopped:
         train(hostile(run_dir, f"fault={fault}", "after=150", frames=10**6), "smoke", None)
@@ -89,7 +89,7 @@ def test_one_that_turns_bad_for_ever_stops_the_run_and_keeps_what_was_learned(
 def test_a_worker_that_cannot_be_made_or_restored_at_first_is_made_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.runtime.restarts.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("cluster.runtime.recovery.BACKOFF_SECONDS", (0.0,))
     reset, replay = LaneEnvironments.reset, LaneEnvironments.load_state_dict
     trips = [EnvironmentRaised("no display yet")]
 
@@ -113,7 +113,7 @@ def test_a_worker_that_cannot_be_made_or_restored_at_first_is_made_later(
 def test_a_reply_that_cannot_be_handled_is_a_failure_of_its_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.runtime.restarts.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("cluster.runtime.recovery.BACKOFF_SECONDS", (0.0,))
     handle = Telemetry.rolled_out
     calls = iter(range(10**6))
 
@@ -141,7 +141,7 @@ def test_eval_names_an_environment_that_turns_bad(tmp_path: Path, capsys: pytest
 
 
 def test_a_worker_whose_environment_raised_once_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.runtime.restarts.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("cluster.runtime.recovery.BACKOFF_SECONDS", (0.0,))
     marker = tmp_path / "fault"
     marker.write_text("raise")
     monkeypatch.setenv("FAULT_FILE", str(marker))

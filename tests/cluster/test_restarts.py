@@ -8,7 +8,7 @@ import pytest
 
 from actors.environments.door import EnvironmentFault, EnvironmentRaised
 from cluster.run.errors import ActingStopped, TrainingStopped
-from cluster.runtime.restarts import Restarts
+from cluster.runtime.recovery import Restarts
 
 
 def test_each_restart_waits_longer_and_is_handed_out_once(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_every_round_has_a_score_at_its_beginning(tmp_path: Path, monkeypatch: p
         return evaluate(self, request)
 
     monkeypatch.setattr(EvaluatorService, "evaluate", breaking)
-    monkeypatch.setattr("cluster.runtime.restarts.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("cluster.runtime.recovery.BACKOFF_SECONDS", (0.0,))
     evaluation = EvaluationConfig(episodes=1, period_env_frames=PERIOD)
     config = tiny_config(run_dir=str(tmp_path), max_env_frames=4 * PERIOD + PERIOD // 2, evaluation=evaluation)
     assert train(config, "smoke", None) == 0

@@ -163,9 +163,9 @@ def test_a_learner_that_stands_still_costs_the_period_of_grace_and_leaves_no_hal
 
     def stand_when_learning(reply: Reply) -> None:
         handle(reply)
-        if supervisor.learner_updates > 0 and not fleet.stands:
+        if supervisor.state.learner_updates > 0 and not fleet.stands:
             fleet.stands = True
-            supervisor._busy.add(("learner", 0))
+            supervisor.state.busy.add(("learner", 0))
             supervisor.grace.begin()
             supervisor.request_stop("SIGTERM")
 

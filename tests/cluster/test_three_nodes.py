@@ -83,7 +83,7 @@ def test_a_node_leaves_and_another_joins(make_cluster: Callable[..., Cluster], t
     run = Run(config, run_dir, session=session, nodes=nodes)
     try:
         supervisor, fleet = run.supervisor, run.fleet
-        run.wait_until(lambda: supervisor.learner_updates > 20, "learning")
+        run.wait_until(lambda: supervisor.state.learner_updates > 20, "learning")
         places = fleet.node_ids()
         group = {places[process] for process in places if process[0] in ("learner", "replay")}
         homes = [places["worker", number] for number in range(2)]
@@ -94,18 +94,18 @@ def test_a_node_leaves_and_another_joins(make_cluster: Callable[..., Cluster], t
         assert max(held) <= 2 * min(held) + 20, "shards take turns"
 
         lost = next(node for node in ray_cluster.worker_nodes if node.node_id == homes[1])
-        updates = supervisor.learner_updates
+        updates = supervisor.state.learner_updates
         ray_cluster.remove_node(lost, allow_graceful=False)
-        run.wait_until(lambda: supervisor.restarts >= 1, "the worker's restart")
+        run.wait_until(lambda: supervisor.state.restarts >= 1, "the worker's restart")
         run.goes_on("with one worker")
-        assert supervisor.learner_updates > updates
+        assert supervisor.state.learner_updates > updates
         assert fleet.waiting() == [("worker", 1)]
 
         ray_cluster.add_node(num_cpus=1, object_store_memory=STORE)
         run.wait_until(lambda: fleet.waiting() == [], "the worker's return")
         assert fleet.node_ids()["worker", 1] not in {*homes, *group}
-        before = supervisor._running_states[1]
-        run.wait_until(lambda: supervisor._running_states[1] is not before, "a reply of the worker that came back")
+        before = supervisor.state.running_states[1]
+        run.wait_until(lambda: supervisor.state.running_states[1] is not before, "a reply of the worker that came back")
         run.goes_on("with two workers again")
     finally:
         run.stop()
@@ -140,7 +140,7 @@ def test_the_node_of_learners_and_shards_is_told_to_leave_and_leaves(
     checkpoints = Checkpoints(run_dir, 2)
     try:
         supervisor, fleet = run.supervisor, run.fleet
-        run.wait_until(lambda: supervisor.learner_updates > 20, "learning")
+        run.wait_until(lambda: supervisor.state.learner_updates > 20, "learning")
         places = fleet.node_ids()
         (home,) = {places[process] for process in places if process[0] in ("learner", "replay")}
         assert home not in {places["worker", number] for number in range(4)}
@@ -157,7 +157,7 @@ def test_the_node_of_learners_and_shards_is_told_to_leave_and_leaves(
         ray_cluster.remove_node(lost, allow_graceful=False)
         run.wait_until(lambda: len(fleet.waiting()) >= 4, "workers to make way, or the group to wait")
         run.wait_until(lambda: fleet.can_save, "learners and shards elsewhere")
-        updates = supervisor.learner_updates
+        updates = supervisor.state.learner_updates
         assert updates >= saved["learner_updates"]
         # All four workers made way for two learners and two shards; a new node takes them.
         ray_cluster.add_node(num_cpus=4, object_store_memory=STORE)

@@ -1,4 +1,4 @@
-"""Running mean and variance of numbers; `novelty/lifelong.py` keeps those of RND errors."""
+"""Running mean and variance of numbers; `lifelong.py` keeps those of RND errors."""
 
 from __future__ import annotations
 
