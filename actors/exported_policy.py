@@ -34,7 +34,7 @@ from replay.whole_files import write_whole
 
 WEIGHTS_FILE, CONFIG_FILE = "policy.safetensors", "policy.json"
 TRUST_REMEDY = "load it with load_policy(path, trust_modules=['{}'])"
-FORMAT = 1
+FORMAT = 2
 
 
 class ExportedPolicy(Policy):

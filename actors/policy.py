@@ -71,7 +71,7 @@ class Policy:
         """
         self._handed.observations[0] = observation
         self._handed.rewards[0] = reward
-        step = self._lane.step(lambda lane: self.policy_index)
+        step = self._lane.step(lambda _: self.policy_index)
         self.intrinsic_reward, self.q = float(step.intrinsic_rewards[0]), step.q[0]
         return int(step.actions[0])
 

@@ -58,7 +58,7 @@ def training(run_dir: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
     """``launch.py train`` on Pong, stopped at the end."""
     command = [sys.executable, LAUNCH, "train", "--env", ENV, "--run-dir", str(run_dir), *flags]
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
-    with open(run_dir.with_suffix(".log"), "wb") as log:
+    with run_dir.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         try:
             yield process

@@ -35,7 +35,7 @@ GROWTH_LIMIT = 0.02
 def resident_of(pid: int) -> float:
     """MB of a process that are its own: without files and shared memory."""
     try:
-        with open(f"/proc/{pid}/statm") as statm:
+        with Path(f"/proc/{pid}/statm").open() as statm:
             fields = statm.read().split()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
@@ -60,7 +60,7 @@ class Overload:
         while not (self.supervisor.state.learner_updates > 0 and self._replay_full()):
             time.sleep(0.2)
         begin = time.monotonic()
-        with open(self.out, "w") as file:
+        with self.out.open("w") as file:
             while (now := time.monotonic() - begin) < self.seconds:
                 phase = PHASES[int(len(PHASES) * now / self.seconds)]
                 self._slow_down(phase)

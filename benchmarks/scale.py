@@ -125,7 +125,7 @@ def _measure(supervisor: Supervisor, fleet: SimulatedFleet, seconds: float, foun
     """On a thread beside the supervisor's: wait for steady work, take stock, sleep, take stock again."""
     try:
         found.append(_stage(supervisor, fleet, seconds))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         found.append(error)
     supervisor.request_stop("measured")
 

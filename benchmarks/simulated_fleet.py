@@ -24,8 +24,7 @@ import numpy as np
 import ray
 
 from actors.rollout import Episode
-from agent57.config import AgentConfig
-from agent57.structures import EnvironmentSpec, SequenceBatch
+from agent57.structures import SequenceBatch
 from benchmarks.recorded_traffic import RecordedTraffic
 from cluster.on_ray.fleet import RayFleet
 from cluster.on_ray.remotes import LearnerProcess, Located, Location, RemoteShard, RemoteWeights
@@ -43,8 +42,7 @@ from cluster.run.messages import (
     UpdateRequest,
 )
 from cluster.runtime import services
-from learner.data_parallel import Ranks
-from learner.learner import LearnerConfig, UpdateResult
+from learner.learner import UpdateResult
 from replay.prioritized import SampledSequences
 
 EPISODE_STEPS = 1000
@@ -326,9 +324,7 @@ class SimulatedLearnerProcess(LearnerProcess):
         self._timings: list[Timing] = []
 
     def prepare(self, meeting_point: str, weights: RemoteWeights, load_from: str | None, adopt: bool) -> int:
-        def paced(
-            agent: AgentConfig, config: LearnerConfig, spec: EnvironmentSpec, seed: int, ranks: Ranks
-        ) -> PacedLearner:
+        def paced(*_: object) -> PacedLearner:
             return PacedLearner(self._traffic, self._update_seconds)
 
         # In this process alone: the service then is the real one in everything else.

@@ -250,7 +250,7 @@ def main(args: Args) -> None:
         print(f"greedy return {greedy_return(agent, env, args.eval_episodes):.1f}")
         return
     curves = train(args, env, agent, run_dir)
-    with open(run_dir / "curves.csv", "w", newline="") as file:
+    with (run_dir / "curves.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("tag", "step", "value"), *curves])
     plot(curves, run_dir / "curves.png", f"DDPG on {args.env}, seed {args.seed}")
 

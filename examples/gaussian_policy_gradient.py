@@ -241,7 +241,7 @@ def main(args: Args) -> None:
         print(f"greedy return {greedy_return(policy, make_envs(args, args.eval_episodes)):.3f}")
         return
     curves = train(args, policy, run_dir)
-    with open(run_dir / "curves.csv", "w", newline="") as file:
+    with (run_dir / "curves.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("tag", "step", "value"), *curves])
     plot(curves, args, run_dir / "curves.png")
 

@@ -220,7 +220,7 @@ def main(args: Args) -> None:
         print(f"greedy return {greedy_return(policy, polynomial, 100):.1f}")
         return
     curves = train(args, policy, polynomial, rng, run_dir)
-    with open(run_dir / "curves.csv", "w", newline="") as file:
+    with (run_dir / "curves.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("tag", "step", "value"), *curves])
     plot(curves, run_dir / "curves.png", f"REINFORCE on CartPole-v1, {args.policy} policy, seed {args.seed}")
 

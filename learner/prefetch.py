@@ -52,6 +52,6 @@ class Prefetcher(Generic[T]):
             item: T | Exception
             try:
                 item = self._fetch()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 item = error
             self._ready.put(item)

@@ -286,7 +286,7 @@ class PrioritizedReplay:
                 "rng": self._rng.bit_generator.state,
             }
         checksum = 0
-        with open(directory / f"{name}.blobs", "wb") as file:
+        with (directory / f"{name}.blobs").open("wb") as file:
             for blob in blobs:
                 file.write(blob)
                 checksum = zlib.crc32(blob, checksum)

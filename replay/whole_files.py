@@ -19,16 +19,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
     target = Path(os.path.realpath(path))
     data = content.encode() if isinstance(content, str) else content
     if target.exists() and not target.is_file():
-        with open(target, "wb") as file:
+        with target.open("wb") as file:
             file.write(data)
         return
     part = target.with_name(f".part-{secrets.token_hex(4)}")
     try:
-        with open(part, "xb") as file:
+        with part.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, target)
+        part.replace(target)
         sync(target.parent)
     except BaseException:
         part.unlink(missing_ok=True)

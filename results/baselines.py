@@ -75,7 +75,7 @@ def train(baseline: Baseline, seed: int) -> None:
         raise SystemExit(f"{run_dir} holds an unfinished training: delete it")
     RUNS.mkdir(parents=True, exist_ok=True)
     print(f"{baseline.name}, seed {seed}", flush=True)
-    with open(RUNS / f"{run_dir.name}.log", "w") as log:
+    with (RUNS / f"{run_dir.name}.log").open("w") as log:
         command = [sys.executable, *baseline.command.split(), "--seed", str(seed), "--run-dir", str(run_dir)]
         subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True)
 
@@ -83,7 +83,7 @@ def train(baseline: Baseline, seed: int) -> None:
 def read(baseline: Baseline, seed: int) -> Series:
     """Tag -> series of one finished training; "env_frames" stand for what the example counts."""
     points: dict[str, list[tuple[int, float]]] = {}
-    with open(baseline.run_dir(seed) / "curves.csv") as file:
+    with Path(baseline.run_dir(seed) / "curves.csv").open() as file:
         for row in csv.DictReader(file):
             points.setdefault(row["tag"], []).append((int(row["step"]), float(row["value"])))
     return {
@@ -113,7 +113,7 @@ def summary_row(baseline: Baseline, seed: int, series: Series) -> dict[str, str 
 
 def write_tables(outcomes: dict[tuple[str, int], Series]) -> None:
     by_name = {baseline.name: baseline for baseline in BASELINES}
-    with open(RESULTS / "curves.csv", "w", newline="") as file:
+    with (RESULTS / "curves.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["baseline", "seed", "tag", "step", "value"])
         for (name, seed), series in outcomes.items():
@@ -123,7 +123,7 @@ def write_tables(outcomes: dict[tuple[str, int], Series]) -> None:
                     for step, value in zip(kept.env_frames, kept.values, strict=True):
                         writer.writerow([name, seed, tag, int(step), f"{value:.5g}"])
     columns = ["baseline", "seed", "trained", "greedy_return", "train_return", "first_above_-200", "mean", "std"]
-    with open(RESULTS / "summary.csv", "w", newline="") as file:
+    with (RESULTS / "summary.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, columns, restval="")
         table.writeheader()
         table.writerows(summary_row(by_name[name], seed, series) for (name, seed), series in outcomes.items())

@@ -43,7 +43,7 @@ CSV_TAGS = (
 
 def write_csv(path: Path, metrics: dict[str, MetricSeries]) -> None:
     """One row per logged value, in long form: tag, env_frames, minutes, value."""
-    with open(path, "w", newline="") as file:
+    with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["tag", "env_frames", "minutes", "value"])
         for tag in CSV_TAGS:

@@ -123,7 +123,7 @@ def play_episode(run_dir: Path, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     assert policy is not None
     images = []
     while True:
-        step = evaluator.lanes.step(lambda lane: policy)
+        step = evaluator.lanes.step(lambda _: policy)
         images.append(np.moveaxis(step.observations[0], 0, -1))
         if step.ends[0]:
             break

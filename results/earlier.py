@@ -60,7 +60,7 @@ def _made_and_judged_alike(experiment: Experiment, record: dict[str, Any]) -> li
 
 def _read_curves(path: Path) -> dict[RunKey, Metrics]:
     rows: dict[RunKey, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
-    with open(path, newline="") as file:
+    with path.open(newline="") as file:
         for row in csv.DictReader(file):
             point = [float(row[column]) for column in ("env_frames", "minutes", "value")]
             rows[row["variant"], int(row["seed"])][row["tag"]].append(point)

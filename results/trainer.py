@@ -64,7 +64,7 @@ class Trainer:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         record = {"arguments": run.arguments, "code": code_digest(), **git_state(), "date": time.strftime("%Y-%m-%d")}
         command = [sys.executable, str(ROOT / "launch.py"), *run.arguments]
-        with open(_log_path(run), "wb") as log:
+        with _log_path(run).open("wb") as log:
             process = subprocess.Popen(
                 command,
                 cwd=self._root,

@@ -40,7 +40,7 @@ def naming(culprit: str) -> Iterator[None]:
     """Whatever ``culprit`` raises becomes EnvironmentRaised."""
     try:
         yield
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001
         blame(culprit, error)
 
 

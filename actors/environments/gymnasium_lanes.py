@@ -62,7 +62,7 @@ class GymnasiumLanes:
                 self._steps[lane] += 1
                 try:
                     brought = self._environments[lane].step(action)
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001
                     blame(f"{self._env_id}, lane {lane}, step {self._steps[lane]} of its episode", error)
                 info = None
                 try:
@@ -99,7 +99,7 @@ class GymnasiumLanes:
         try:
             # Without options: some environments refuse any that they do not know.
             brought = self._environments[lane].reset(**seed)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             blame(f"{self._env_id}, lane {lane}, at its reset,", error)
         try:
             observation, info = parts(brought, 2, "reset", "observation, info")

@@ -11,7 +11,7 @@ from agent57.structures import EnvironmentSpec
 from agent57.torsos.contract import TorsoLayers
 
 
-def mlp(spec: EnvironmentSpec, config: NetworkConfig, input_scale: float) -> TorsoLayers:
+def mlp(spec: EnvironmentSpec, config: NetworkConfig, _: float) -> TorsoLayers:
     """One linear layer; the one that ends every torso follows."""
     inputs = math.prod(spec.observation_shape)
     return TorsoLayers([nn.Flatten(), nn.Linear(inputs, config.torso_size), nn.ReLU()])

@@ -206,7 +206,7 @@ def check_disk() -> Check:
 
 def check_temporary_folder() -> Check:
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+    if not Path(folder).is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return Check(
             "Temporary folder", "problem", f"{folder} is missing or not writable", "Set RAY_TMPDIR to one that is."
         )
@@ -305,7 +305,7 @@ def _run(check: Callable[[], Check]) -> Check:
     """The check's finding; if it cannot even run, that is the finding (a missing package, mostly)."""
     try:
         return check()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         name = check.__name__.removeprefix("check_").replace("_", " ").capitalize()
         detail = f"cannot be checked: {type(error).__name__}: {error}"
         return Check(name, "problem", detail, "Mend the rows above first; if none is wrong, report this line.")

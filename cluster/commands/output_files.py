@@ -19,7 +19,7 @@ def refuse_unwritable_file(path: Path, flag: str) -> None:
         raise UserError(f"{flag} {path} is no plain file: name another.")
     try:
         # Opening to append empties nothing.
-        with open(path, "ab"):
+        with path.open("ab"):
             pass
         if not existed:
             path.unlink()

@@ -126,7 +126,7 @@ class Suite:
                 f"{folder} holds a suite that was started with other flags ({' '.join(before)}): name another --folder."
             )
         # Other games and seeds of an earlier call stay in the file.
-        self._other = {name: entry for name, entry in saved.get("runs", {}).items()}
+        self._other = dict(saved.get("runs", {}))
         self.runs = [
             SuiteRun(env_id(game), seed, folder / f"{game}-seed{seed}") for game in games for seed in range(seeds)
         ]
@@ -149,7 +149,7 @@ class Suite:
         playing: dict[subprocess.Popen, tuple[SuiteRun, float]] = {}
         stops = 0
 
-        def stop(number: int, frame: Any) -> None:
+        def stop(number: int, _: Any) -> None:
             nonlocal stops
             stops += 1
             for process in playing:
@@ -180,7 +180,7 @@ class Suite:
         self._save()
         log = self.folder / f"{one.folder.name}.log"
         say(console, f"{'resumed' if resumes else 'started'} {one.folder.name}, log in {log}")
-        with open(log, "a") as file:
+        with log.open("a") as file:
             return subprocess.Popen(
                 [sys.executable, str(ROOT / "launch.py"), "train", *target, *flags],
                 stdout=file,

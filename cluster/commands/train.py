@@ -206,7 +206,7 @@ def _sequence_spec(config: TrainConfig) -> tuple[SequenceSpec, list[str]]:
         raise UserError(str(error)) from None
     except (ValueError, RuntimeError) as error:
         raise UserError(f"No network can be built for {config.env}: {error}") from None
-    except Exception as error:  # whatever a torso or a novelty of the user's does
+    except Exception as error:  # noqa: BLE001 (whatever a torso or a novelty of the user's does)
         raise UserError(f"No network can be built for {config.env}: {in_words(error)}") from None
     warnings = []
     if trial.may_last:

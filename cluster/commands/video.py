@@ -6,7 +6,6 @@ Pictures and numbers in, an H.264 file out (PyAV brings its own encoder). `evalu
 from __future__ import annotations
 
 import fractions
-import os
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ class VideoFile:
         """Finish the file and put it in place."""
         self._container.mux(self._stream.encode())
         self._container.close()
-        os.replace(self._part, self.path)
+        self._part.replace(self.path)
 
     def discard(self) -> None:
         """Give up: nothing stays behind."""

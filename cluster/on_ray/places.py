@@ -97,5 +97,5 @@ def draining_nodes() -> set[str]:
         from ray._private.state import state
 
         return set(state.get_draining_nodes())
-    except Exception:  # not a public interface of Ray's: without it, a notice goes unheard
+    except Exception:  # noqa: BLE001 (not a public interface of Ray's: without it, a notice goes unheard)
         return set()

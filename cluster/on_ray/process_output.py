@@ -24,7 +24,7 @@ LOOK_SECONDS = 0.5
 
 def log_of(run_dir: str, process: ProcessId) -> str:
     """The file of ``process``."""
-    return os.path.join(run_dir, "logs", f"{process[0]}-{process[1]}.txt")
+    return str(Path(run_dir) / "logs" / f"{process[0]}-{process[1]}.txt")
 
 
 def keep_output(path: Path) -> None:

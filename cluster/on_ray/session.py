@@ -141,7 +141,7 @@ def cluster_nodes() -> list[Node]:
 
 def start_private(config: TrainConfig, topology: Topology) -> RaySession:
     """Start a private Ray on this machine, never one that happens to run here already."""
-    python_path = os.pathsep.join([str(ROOT), os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    python_path = os.pathsep.join([str(ROOT), str(Path.cwd()), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     # Short, because the paths of Ray's sockets must stay under 107 characters.
     parent = Path(os.environ.get("RAY_TMPDIR") or "/tmp")
     remove_abandoned(parent)

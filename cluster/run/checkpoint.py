@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import uuid
@@ -27,7 +26,7 @@ from replay.plain_files import load_arrays, open_plain, read_json
 from replay.whole_files import sync
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _TEMPORARY, _REPLACED, _SET_ASIDE = ".tmp-", ".replaced-", ".set-aside-"
 _NAME = re.compile(r"[0-9]{12,}")
 _LEFTOVER = re.compile(r"\.tmp-[0-9]{12,}-[0-9a-f]{8}|\.replaced-[0-9]{12,}")
@@ -51,7 +50,7 @@ def save_tree(directory: Path, name: str, tree: Any) -> None:
     structure = _encode(tree, "tree", arrays)
     text = json.dumps({"format": FORMAT, "tree": structure}, allow_nan=False)
     (directory / f"{name}.json").write_text(text, encoding="ascii")
-    with open(directory / f"{name}.npz", "wb") as file:
+    with (directory / f"{name}.npz").open("wb") as file:
         np.savez(file, **arrays)
 
 
@@ -270,7 +269,7 @@ class Checkpoints:
         for aside in self.directory.glob(f"{_REPLACED}*"):
             target = self.directory / aside.name.removeprefix(_REPLACED)
             if _LEFTOVER.fullmatch(aside.name) and not target.exists():
-                os.rename(aside, target)
+                aside.rename(target)
 
     def _temporary(self, env_frames: int) -> Path:
         return self.directory / f"{_TEMPORARY}{env_frames:012d}-{uuid.uuid4().hex[:8]}"
@@ -281,8 +280,8 @@ class Checkpoints:
         aside = self.directory / f"{_REPLACED}{target.name}"
         if target.exists():
             ours = self._is_ours(target)
-            os.rename(target, aside if ours else self.directory / f"{_SET_ASIDE}{target.name}-{uuid.uuid4().hex[:8]}")
-        os.rename(temporary, target)
+            target.rename(aside if ours else self.directory / f"{_SET_ASIDE}{target.name}-{uuid.uuid4().hex[:8]}")
+        temporary.rename(target)
         sync(self.directory)
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -297,7 +296,7 @@ class Checkpoints:
     def _remove(self, path: Path) -> None:
         """Away at once for readers, under a name that the next owner cleans up if this process is killed meanwhile."""
         gone = self._temporary(frames_of(path))
-        os.rename(path, gone)
+        path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
     def _clean_up(self) -> None:

@@ -58,7 +58,7 @@ def owning(folder: Path, tell: Callable[[str], None], made: bool = False) -> Ite
     finally:
         with contextlib.suppress(OSError):  # of a disk that is full or gone
             os.ftruncate(descriptor, 0)
-            if made and os.listdir(folder) == [LOCK_FILE]:
+            if made and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
                 (folder / LOCK_FILE).unlink()
                 folder.rmdir()
         os.close(descriptor)

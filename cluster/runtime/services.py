@@ -42,7 +42,7 @@ from replay.prioritized import PrioritizedReplay, SampledSequences
 
 def resident_bytes() -> int:
     """Physical memory of this process, in bytes."""
-    with open("/proc/self/statm") as statm:
+    with Path("/proc/self/statm").open() as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -109,7 +109,7 @@ class ShardedReplay:
         if len(self.shards) == 1:
             masses = np.array([float(self._port(0) is not None)])
         else:
-            answers = self._ask({shard: () for shard in range(len(self.shards))}, "mass")
+            answers = self._ask(dict.fromkeys(range(len(self.shards)), ()), "mass")
             masses = np.array([answers.get(shard, 0.0) for shard in range(len(self.shards))])
         if not masses.sum() > 0:
             raise PeerLost(self.complaint or "no replay shard holds a sequence")

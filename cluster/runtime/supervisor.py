@@ -269,7 +269,7 @@ class Supervisor:
                 self._evaluated(reply.value)
         except TrainingStopped:
             raise
-        except Exception as error:  # whatever a reply holds, it is its process that failed
+        except Exception as error:  # noqa: BLE001 (whatever a reply holds, it is its process that failed)
             self.recovery.failed(reply.process, error)
 
     def _rolled_out(self, worker: int, reply: RolloutReply) -> None:

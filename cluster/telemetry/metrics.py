@@ -174,7 +174,7 @@ def read_metrics(run_dir: Path) -> dict[str, MetricSeries]:
 
 def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a metrics file; a line torn by a killed process, or of anything but numbers, is passed over."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for line in file:
             row = _row_of(line)
             if row is not None:
@@ -199,12 +199,12 @@ def _drop_rows_beyond(path: Path, env_frames: int, again: tuple[str, int] | None
         return 0.0
     minutes = 0.0
     temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         for row in _read_rows(path):
             if row[ENV_FRAMES] <= env_frames and not (again and again[0] in row and again[1] == row[ENV_FRAMES]):
                 file.write(json.dumps(row) + "\n")
                 minutes = max(minutes, row[MINUTES])
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary.replace(path)
     return minutes

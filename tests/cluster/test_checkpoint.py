@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cluster.run import checkpoint as checkpoint_module
-from cluster.run.checkpoint import MANIFEST, Checkpoints, frames_of, load_tree, save_tree
+from cluster.run.checkpoint import FORMAT, MANIFEST, Checkpoints, frames_of, load_tree, save_tree
 from cluster.run.errors import UserError
 
 
@@ -170,7 +170,7 @@ def test_unreadable_tree_is_one_clear_sentence(damage: str, tmp_path: Path) -> N
     elif damage == "pickled npz":
         np.savez(arrays, a0=np.array([{"code": "runs"}], dtype=object))
     elif damage == "unknown kind":
-        structure.write_text(json.dumps({"format": 1, "tree": {}}))
+        structure.write_text(json.dumps({"format": FORMAT, "tree": {}}))
     else:
         structure.write_text(json.dumps({"format": 99, "tree": None}))
     with pytest.raises(UserError, match=r"tree\.json") as raised:

@@ -218,6 +218,7 @@ def test_ray_that_hangs_or_fails_is_a_problem_with_its_last_words(monkeypatch: p
     assert doctor.check_ray().detail == "does not start: RuntimeError: no port is free"
 
 
+@pytest.mark.ray
 def test_ray_starts_here_even_with_an_address_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.255.255.1:6379")
     assert doctor.check_ray() == Check("Ray", "ok", "starts and runs a task")

@@ -99,6 +99,7 @@ def test_a_run_trains_stops_resumes_plays_and_is_exported_with_all_three(
     assert policy.act(env.reset(seed=0)[0]) in range(5)
 
 
+@pytest.mark.ray
 def test_it_works_under_ray_too(outside: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train(run, "--max-env-frames", "1500", "--cluster.object-store-gb", "0.1") == 0

@@ -28,7 +28,7 @@ from tests.cluster.running import Run
 from tests.cluster.test_hostile_runs import HOSTILE, assert_finite
 from tests.cluster.tiny import tiny_config
 
-pytestmark = pytest.mark.timeout(1200)  # seconds on a quiet machine, many times that on a busy one
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]  # seconds on a quiet machine, many times that on a busy one
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ClusterConfig(
     num_workers=2,

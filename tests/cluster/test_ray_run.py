@@ -23,6 +23,8 @@ from cluster.telemetry.metrics import read_metrics
 from tests.cluster.running import Run
 from tests.cluster.tiny import tiny_config
 
+pytestmark = pytest.mark.ray
+
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ClusterConfig(num_workers=2, lanes_per_worker=4, object_store_gb=0.1, updates_per_request=5)
 

@@ -10,6 +10,8 @@ import pytest
 
 from launch import main
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.mark.parametrize(
     ("address", "reason"),

@@ -30,7 +30,7 @@ QUICK_HEALTH_CHECKS = {
 STORE = 80 << 20
 
 
-pytestmark = pytest.mark.timeout(900)  # half a minute on a quiet machine
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # half a minute on a quiet machine
 
 
 @pytest.fixture

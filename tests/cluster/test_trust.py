@@ -137,7 +137,7 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_one_sentence(
     if harm == "gone":
         path.unlink()
     else:
-        path.write_text('{"format": 1, "tree": {"dict": {}}}' if harm == "emptied" else "[" * 100_000)
+        path.write_text('{"format": 2, "tree": {"dict": {}}}' if harm == "emptied" else "[" * 100_000)
     (checkpoint / "manifest.json").unlink()
     _write_manifest(checkpoint, "0" * 32, int(checkpoint.name))
     command = ["train", "--resume", str(strangers_run), "--trust-modules", MODULE, "--max-env-frames", "900"]
