@@ -1,13 +1,17 @@
 """Writing files so that a full disk, a kill or a power cut leaves no half of one.
 
-`write_whole` is for files that are rewritten: configurations, reports, tables, policies. `GrowingFile` is for logs.
+`write_whole` is for files that are rewritten: configurations, reports, tables, policies. `GrowingFile` is for logs,
+`ChecksummedFile` for the parts of a checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import secrets
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -78,6 +82,56 @@ class GrowingFile:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
             self._descriptor = -1
+
+
+@dataclass(frozen=True)
+class Written:
+    """Size and CRC-32 of a file, known from writing it."""
+
+    bytes: int
+    crc32: int
+
+
+class ChecksummedFile:
+    """A new file that is written from front to back, and adds up what it is given; a context manager.
+
+    At a clean end it is on the disk, and ``written`` says what is in it: nobody need read it back.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._size = self._checksum = 0
+
+    def write(self, piece: bytes | memoryview) -> int:
+        """Add ``piece``; archives write to it too, since it is no place to jump around in."""
+        self._file.write(piece)
+        size = memoryview(piece).nbytes
+        self._size += size
+        self._checksum = zlib.crc32(piece, self._checksum)
+        return size
+
+    def read(self, _: int = -1) -> bytes:
+        """Not to be called; numpy takes nothing for a file that has no such method."""
+        raise io.UnsupportedOperation("it is only written")
+
+    def flush(self) -> None:
+        """Hand everything to the operating system."""
+        self._file.flush()
+
+    @property
+    def written(self) -> Written:
+        return Written(self._size, self._checksum)
+
+    def __enter__(self) -> ChecksummedFile:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
 
 
 def sync(path: Path) -> None:

@@ -14,6 +14,7 @@ from cluster.on_ray.places import Places
 from cluster.on_ray.process_output import log_of
 from cluster.on_ray.remotes import (
     CONCURRENCY_GROUPS,
+    LEARNER_GROUPS,
     MAX_PENDING_CALLS,
     EvaluatorProcess,
     LearnerProcess,
@@ -82,7 +83,8 @@ class RayActors:
         topology = self.topology
         for rank in range(topology.num_learners):
             options = self._places.options(("learner", rank)) | _threads(topology.learner_threads)
-            actor = ray.remote(LearnerProcess).options(**options)
+            actor = ray.remote(concurrency_groups=LEARNER_GROUPS)(LearnerProcess)  # type: ignore[call-overload]
+            actor = actor.options(**options)
             arguments = (self.config, topology.learner_threads, topology.learner_device, rank, topology.num_learners)
             self._add(("learner", rank), actor.remote(*arguments, self.lives))
         meeting_point = self._handles["learner", 0].meeting_point.remote()

@@ -18,8 +18,9 @@ import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from cluster.on_ray.actors import PING_TIMEOUT_SECONDS, ProcessHung, RayActors
+from cluster.on_ray.actors import RayActors
 from cluster.on_ray.late_answers import LateAnswers
+from cluster.on_ray.parts import RemoteParts
 from cluster.on_ray.places import PLACEMENT_TIMEOUT_SECONDS, draining_nodes
 from cluster.on_ray.remotes import (
     RemoteShard,
@@ -36,12 +37,12 @@ from cluster.run.messages import (
     RolloutRequest,
     UpdateRequest,
 )
+from cluster.runtime.fleet import Parts
 from cluster.runtime.services import resident_bytes
 from cluster.runtime.sharded_replay import ShardedReplay, ShardPort
-from cluster.runtime.stopping import CLOSING_SECONDS, LAST_ANSWER_SECONDS
+from cluster.runtime.stopping import CLOSING_SECONDS
 from learner.learner import TrainingDiverged
 
-SAVE_TIMEOUT_SECONDS = 1800.0
 CAUSE_WAIT_SECONDS = 3.0
 """How long to wait, when one learner fails, for another's failure that may be the cause."""
 
@@ -272,25 +273,16 @@ class RayFleet(RayActors):
         """Whether all that write parts of a checkpoint are there."""
         return all(self.ready(writer) for writer in self._writers)
 
-    def save(self, directory: Path) -> None:
-        """Let learner and replay shards write their parts of a checkpoint into ``directory``."""
+    def begin_save(self, directory: Path, gently: bool) -> Parts:
+        """Let learner and replay shards write their parts of a checkpoint into ``directory``, beside their work."""
         if not self.can_save:
             raise RuntimeError("a learner or a replay shard is being replaced")
         target = str(directory.resolve())
-        begun = time.monotonic()
-        saves = {self._handles[writer].save.remote(target): writer for writer in self._writers}
-        # Until all have ended, whatever one says: none may still write when the folder is removed or sealed.
-        pending = list(saves)
-        while pending:
-            left = self.grace.left(begun + SAVE_TIMEOUT_SECONDS - time.monotonic())
-            if not left and time.monotonic() > begun + LAST_ANSWER_SECONDS:
-                names = ", ".join(f"{kind} {index}" for kind, index in (saves[reference] for reference in pending))
-                raise ProcessHung(f"{names} did not answer in time")
-            # In pieces, because a signal may begin the period of grace.
-            _, pending = ray.wait(pending, num_returns=len(pending), timeout=0.2)
-            if (lost := self._session.lost()) is not None and lost[0] == "raylet":
-                raise RuntimeError(f"Ray's own raylet {lost[1]}")
-        ray.get(list(saves), timeout=PING_TIMEOUT_SECONDS)
+        learner, *shards = self._writers
+        handle = self._handles[learner]
+        calls = {handle.save.options(concurrency_group="disk").remote(target, handle.snapshot.remote()): learner}
+        calls |= {self._handles[shard].save.remote(target, gently): shard for shard in shards}
+        return RemoteParts(calls, self.grace, self._session)
 
     def priorities(self) -> np.ndarray | None:
         """Priorities of all sequences stored when this was last called; None if they have not come."""

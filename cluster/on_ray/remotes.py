@@ -32,6 +32,7 @@ from cluster.run.messages import (
 from cluster.runtime.freed_memory import keep_freed_memory
 from cluster.runtime.sharded_replay import Answer, ReplayShard
 from replay.prioritized import ReplayConfig, SampledSequences
+from replay.whole_files import Written
 
 PEER_TIMEOUT_SECONDS = 60.0
 """Longest wait of a process for the replay or the weight server."""
@@ -40,6 +41,8 @@ PEER_TIMEOUT_SECONDS = 60.0
 CONCURRENCY_GROUPS = {"insert": 1, "draw": 2, "control": 1}
 """Threads of a shard: a flood of new sequences must not keep the learner, or a question, waiting."""
 _GROUP_OF = {"add": "insert", "mass": "draw", "sample": "draw", "sample_at": "draw", "update_priorities": "draw"}
+LEARNER_GROUPS = {"disk": 1}
+"""A thread of a learner beside the one that computes: its part of a checkpoint is written there."""
 MAX_PENDING_CALLS = 4096
 """Calls that one process may have waiting at a shard; a safety net, far above what any has in flight."""
 
@@ -157,8 +160,8 @@ class ReplayProcess(Located):
     def stats(self) -> dict[str, float]:
         return self._shard.stats()
 
-    def save(self, directory: str) -> None:
-        self._shard.save(directory)
+    def save(self, directory: str, gently: bool) -> dict[str, Written]:
+        return self._shard.save(directory, gently)
 
 
 class RolloutProcess(Located):
@@ -191,6 +194,7 @@ class LearnerProcess(Located):
         self._config, self._threads, self._device, self._life = config, threads, device, life
         self._rank, self._num_ranks = rank, num_ranks
         self._service: Any = None
+        self._snapshot: Any = None
 
     def meeting_point(self) -> str:
         """host:port at which the ranks meet; asked of rank 0."""
@@ -225,8 +229,16 @@ class LearnerProcess(Located):
         self._service.publish(weights)
         return self._service.learner.updates
 
-    def save(self, directory: str) -> None:
-        self._service.save(Path(directory))
+    def snapshot(self) -> None:
+        """Copy what `save` is to write, between two requests."""
+        self._snapshot = self._service.snapshot()
+
+    def save(self, directory: str, _: None) -> dict[str, Written]:
+        """Write the snapshot, on a thread beside the updates; to be called with the answer of `snapshot`."""
+        from cluster.run.checkpoint import save_tree
+
+        taken, self._snapshot = self._snapshot, None
+        return save_tree(Path(directory), "learner", taken)
 
 
 class EvaluatorProcess(Located):

@@ -13,9 +13,10 @@ import re
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ import torch
 
 from cluster.run.errors import UserError, one_line
 from replay.plain_files import load_arrays, open_plain, read_json
-from replay.whole_files import sync
+from replay.whole_files import ChecksummedFile, Written, sync
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -39,8 +40,8 @@ _LARGEST_JSON_INT = 2**63 - 1
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def save_tree(directory: Path, name: str, tree: Any) -> None:
-    """Write ``tree`` as ``{name}.json`` (structure) and ``{name}.npz`` (arrays, uncompressed).
+def save_tree(directory: Path, name: str, tree: Any) -> dict[str, Written]:
+    """Write ``tree`` as ``{name}.json`` (structure) and ``{name}.npz`` (arrays, uncompressed); returns both.
 
     A tree is made of dicts (keys str or int), lists, tuples, None, bool, int, float, str, numpy arrays and numpy
     scalars, and torch tensors on any device. TypeError names the place of anything else. Subclasses of dict come
@@ -49,9 +50,11 @@ def save_tree(directory: Path, name: str, tree: Any) -> None:
     arrays: dict[str, Any] = {}
     structure = _encode(tree, "tree", arrays)
     text = json.dumps({"format": FORMAT, "tree": structure}, allow_nan=False)
-    (directory / f"{name}.json").write_text(text, encoding="ascii")
-    with (directory / f"{name}.npz").open("wb") as file:
-        np.savez(file, **arrays)
+    with ChecksummedFile(directory / f"{name}.json") as file:
+        file.write(text.encode("ascii"))
+    with ChecksummedFile(directory / f"{name}.npz") as packed:
+        np.savez(packed, **arrays)
+    return {f"{name}.json": file.written, f"{name}.npz": packed.written}
 
 
 def load_tree(directory: Path, name: str) -> Any:
@@ -207,34 +210,48 @@ class Checkpoints:
 
     @contextmanager
     def writing(self, env_frames: int) -> Iterator[Path]:
-        """A temporary directory to fill, by this or other processes; it becomes the checkpoint at a clean exit.
+        """A temporary directory to fill, which becomes the checkpoint at a clean exit, and is removed at any other."""
+        temporary = self.begin(env_frames)
+        try:
+            yield temporary
+            self.seal(temporary, env_frames)
+        except BaseException:
+            self.abandon(temporary)
+            raise
 
-        On any exception, also while sealing it (disk full), the directory is removed and the exception goes on:
-        the checkpoints that were there still are. A checkpoint of the same ``env_frames`` is replaced. Those beyond
-        it go: the run was resumed from before them, because they were damaged or by choice.
-        """
+    def begin(self, env_frames: int) -> Path:
+        """A temporary directory to fill, by this or other processes, and then to `seal` or to `abandon`."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self._clean_up()
         temporary = self._temporary(env_frames)
         temporary.mkdir()
-        try:
-            yield temporary
-            _write_manifest(temporary, self._run, env_frames)
-            self._put_in_place(temporary, self.directory / f"{env_frames:012d}")
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            self.mend()
-            raise
+        return temporary
+
+    def abandon(self, temporary: Path) -> None:
+        """Remove it; the checkpoints that were there still are."""
+        shutil.rmtree(temporary, ignore_errors=True)
+        self.mend()
+
+    def seal(self, temporary: Path, env_frames: int, written: Mapping[str, Written] = MappingProxyType({})) -> None:
+        """Make ``temporary`` the checkpoint at ``env_frames``; on any exception, such as a full disk, `abandon` it.
+
+        ``written`` are files, by name, that are on the disk already; what is in others is read back. A checkpoint of
+        the same ``env_frames`` is replaced. Those beyond it go: the run was resumed from before them, because they were
+        damaged or by choice.
+        """
+        _write_manifest(temporary, self._run, env_frames, written)
+        self._put_in_place(temporary, self.directory / f"{env_frames:012d}")
         ours = [path for path in self.all() if self._is_ours(path)]
         beyond = [path for path in ours if frames_of(path) > env_frames]
         older = [path for path in ours if path not in beyond][: -self.keep]
         for path in beyond + older:
             self._remove(path)
 
-    def latest(self, on_damaged: Callable[[str], None]) -> Path | None:
+    def latest(self, on_damaged: Callable[[str], None], contents: bool = True) -> Path | None:
         """The newest checkpoint whose files match its manifest, or None.
 
-        ``on_damaged`` is told, in one sentence each, of the newer ones passed over.
+        ``on_damaged`` is told, in one sentence each, of the newer ones passed over. Unless ``contents`` are asked for,
+        sizes must do: they say whether all is there, at once, and whoever loads a file finds the rest.
         """
         passed_over = set()
         while True:
@@ -242,7 +259,7 @@ class Checkpoints:
             for path in reversed(named):
                 if path in passed_over:
                     continue
-                damage = _find_damage(path)
+                damage = _find_damage(path, contents)
                 if damage is None:
                     return path
                 if self._named() != named:
@@ -312,13 +329,21 @@ def frames_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(_REPLACED))
 
 
-def _write_manifest(directory: Path, run: str, env_frames: int) -> None:
+def _write_manifest(
+    directory: Path, run: str, env_frames: int, written: Mapping[str, Written] = MappingProxyType({})
+) -> None:
     """Make every file durable and list its size and checksum; the manifest itself comes last."""
     files = {}
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        size, checksum = _measure(path)
-        files[path.relative_to(directory).as_posix()] = {"bytes": size, "crc32": checksum}
-        sync(path)
+        name = path.relative_to(directory).as_posix()
+        if name in written:
+            size, checksum = written[name].bytes, written[name].crc32
+            if path.stat().st_size != size:
+                raise OSError(f"{name} has {path.stat().st_size} bytes where {size} were written")
+        else:
+            size, checksum = _measure(path)
+            sync(path)
+        files[name] = {"bytes": size, "crc32": checksum}
     manifest = directory / MANIFEST
     manifest.write_text(json.dumps({"format": FORMAT, "run": run, "env_frames": env_frames, "files": files}, indent=1))
     sync(manifest)
@@ -326,7 +351,7 @@ def _write_manifest(directory: Path, run: str, env_frames: int) -> None:
         sync(folder)
 
 
-def _find_damage(directory: Path) -> str | None:
+def _find_damage(directory: Path, contents: bool = True) -> str | None:
     """What is wrong with a checkpoint, in a few words, or None if all its files match the manifest."""
     try:
         manifest = read_json(directory / MANIFEST)
@@ -341,7 +366,10 @@ def _find_damage(directory: Path) -> str | None:
         if ".." in Path(name).parts or Path(name).is_absolute():
             return f"its manifest names {name}, which is no file of its own"
         try:
-            found, actual = _measure(directory / name)
+            if contents:
+                found, actual = _measure(directory / name)
+            else:
+                found, actual = (directory / name).stat().st_size, checksum
         except (OSError, ValueError) as error:
             return f"{name} cannot be read: {error}"
         if found != size:

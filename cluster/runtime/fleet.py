@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,14 @@ from cluster.run.messages import (
     WeightsPort,
 )
 from cluster.runtime.stopping import Grace
+from replay.whole_files import Written
+
+
+class Parts(Protocol):
+    """Parts of a checkpoint that others are writing."""
+
+    def poll(self) -> Mapping[str, Written] | None:
+        """The files once all are written, None before; raises what went wrong, once nobody writes any more."""
 
 
 class Fleet(Protocol):
@@ -52,7 +61,7 @@ class Fleet(Protocol):
     def restart(self, process: ProcessId, checkpoint: Path | None, running_state: dict | None) -> None: ...
     def restore_running_state(self, worker: int, state: dict) -> None: ...
     def restore_evaluator(self, bandit: dict) -> None: ...
-    def save(self, directory: Path) -> None: ...
+    def begin_save(self, directory: Path, gently: bool) -> Parts: ...
     def priorities(self) -> np.ndarray | None: ...
     def memory(self) -> dict[str, int]: ...
     def temporary_folders(self) -> list[Path]: ...

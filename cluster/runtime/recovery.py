@@ -179,7 +179,7 @@ class Recovery:
                 self.begin_evaluation_anew()
                 self._fleet.restart(process, None, self._state.evaluator_bandit)
             else:
-                checkpoint = self._checkpoints.latest(self._note)
+                checkpoint = self._checkpoints.latest(self._note, contents=False)
                 self._fleet.restart(process, checkpoint, None)
                 if kind == "replay":
                     self._shards.forget(index)

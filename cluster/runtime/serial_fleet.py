@@ -20,6 +20,7 @@ from actors.environments.door import EnvironmentFault
 from cluster.run.checkpoint import load_tree, save_tree
 from cluster.run.config import TrainConfig
 from cluster.run.messages import Answer, EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
+from cluster.runtime.fleet import Parts
 from cluster.runtime.freed_memory import keep_freed_memory
 from cluster.runtime.services import (
     EvaluatorService,
@@ -33,6 +34,7 @@ from cluster.runtime.stopping import Grace
 from learner.learner import TrainingDiverged
 from replay.prioritized import PrioritizedReplay
 from replay.redistribution import load_share
+from replay.whole_files import Written
 
 
 def _lanes_of(config: TrainConfig) -> dict[str, Any]:
@@ -52,6 +54,16 @@ class _Unmade:
         raise self.error
 
     evaluate = rollout
+
+
+@dataclass
+class _AllWritten:
+    """Parts of a checkpoint that are there already."""
+
+    written: dict[str, Written]
+
+    def poll(self) -> dict[str, Written]:
+        return self.written
 
 
 class SerialFleet:
@@ -182,21 +194,20 @@ class SerialFleet:
             raise RuntimeError(f"{process[0]} {process[1]} cannot be restarted in the serial mode")
         self._broken.discard(process)
 
-    def save(self, directory: Path) -> None:
+    def begin_save(self, directory: Path, gently: bool) -> Parts:
         """Write learner, replay, worker and evaluator into ``directory``; none of the last two while one is broken.
 
         A run that is resumed without them begins new episodes.
         """
-        self._learner.save(directory)
-        self._replay_memory.save(directory, "replay-0")
-        if self._broken or isinstance(self._worker, _Unmade) or isinstance(self._evaluator, _Unmade):
-            return
-        state = {
-            "worker": self._worker.worker.state_dict(),
-            "evaluator": self._evaluator.evaluator.state_dict(),
-        }
-        save_tree(directory, "serial", state)
-        save_tree(directory, "serial_lanes", _lanes_of(self._config))
+        written = self._learner.save(directory) | self._replay_memory.save(directory, "replay-0")
+        if not (self._broken or isinstance(self._worker, _Unmade) or isinstance(self._evaluator, _Unmade)):
+            state = {
+                "worker": self._worker.worker.state_dict(),
+                "evaluator": self._evaluator.evaluator.state_dict(),
+            }
+            written |= save_tree(directory, "serial", state)
+            written |= save_tree(directory, "serial_lanes", _lanes_of(self._config))
+        return _AllWritten(written)
 
     def restore_running_state(self, worker: int, state: dict) -> None:
         """Hand a worker the running moments of its former life (a checkpoint that was not made serially)."""

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from learner.learner import Learner, resolve_device
 from learner.prefetch import Prefetcher
 from replay.codec import decode_batch, encode_sequence
 from replay.prioritized import PrioritizedReplay, SampledSequences
+from replay.whole_files import Written
 
 
 def resident_bytes() -> int:
@@ -231,8 +233,12 @@ class LearnerService:
         if newest is not None and newest[0] > self.learner.updates:
             self.learner.load_weights(*newest)
 
-    def save(self, directory: Path) -> None:
-        save_tree(directory, "learner", self.learner.state_dict())
+    def save(self, directory: Path) -> dict[str, Written]:
+        return save_tree(directory, "learner", self.learner.state_dict())
+
+    def snapshot(self) -> Any:
+        """What `save` would write now, in memory of its own."""
+        return _copied(self.learner.state_dict())
 
     def load(self, directory: Path) -> None:
         self.learner.load_state_dict(load_tree(directory, "learner"))
@@ -253,6 +259,15 @@ class LearnerService:
         assert self._replay is not None
         sampled = self._replay.sample(self.config.learner.batch_size, self.ranks.rank, self.ranks.count, self._rng)
         return sampled, decode_batch(sampled.blob, sampled.offsets, self._spec)
+
+
+def _copied(tree: Any) -> Any:
+    """``tree`` with copies of its tensors, on the CPU."""
+    if isinstance(tree, dict):
+        return {key: _copied(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_copied(value) for value in tree)
+    return tree.detach().to("cpu", copy=True) if isinstance(tree, torch.Tensor) else tree
 
 
 class EvaluatorService:

@@ -21,6 +21,7 @@ from cluster.run.messages import PeerLost
 from replay.global_draw import join, locate, stratified_positions
 from replay.prioritized import PrioritizedReplay, ReplayConfig, SampledSequences
 from replay.redistribution import load_share
+from replay.whole_files import Written
 
 MAX_UNCONFIRMED = 8
 """Priority updates in flight per shard; the next one waits for the oldest."""
@@ -182,8 +183,8 @@ class ReplayShard:
 
         return self._replay.stats() | {"resident_bytes": float(resident_bytes())}
 
-    def save(self, directory: str) -> None:
-        self._replay.save(Path(directory), f"replay-{self.index}")
+    def save(self, directory: str, gently: bool = False) -> dict[str, Written]:
+        return self._replay.save(Path(directory), f"replay-{self.index}", gently)
 
 
 def shard_config(config: ReplayConfig, num_shards: int) -> ReplayConfig:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.plan.topology import Topology
-from cluster.run.checkpoint import Checkpoints, load_tree, restoring, save_tree
+from cluster.run.checkpoint import Checkpoints, load_tree, restoring
 from cluster.run.checkpoint_schedule import CheckpointSchedule
 from cluster.run.config import TrainConfig
 from cluster.run.errors import ActingStopped, TrainingStopped, one_line
@@ -33,6 +33,7 @@ from cluster.runtime.meta_controller import MetaController
 from cluster.runtime.recovery import Recovery, Restarts
 from cluster.runtime.request_sizes import RequestSizes
 from cluster.runtime.run_state import RunState
+from cluster.runtime.saving import Saving
 from cluster.runtime.sharded_replay import ShardStatistics
 from cluster.runtime.stopping import Grace
 from cluster.telemetry.snapshot import Snapshot
@@ -74,6 +75,8 @@ class Supervisor:
             Restarts(config.cluster.max_restarts, 60 * config.cluster.restart_window_minutes, run_dir),
             self._note,
         )
+        self._saving: Saving | None = None
+        self._save_soon = False
         self._stop_requested = ""
         self._texts: dict[str, str] = {}
         self.telemetry = Telemetry(config, topology, run_dir)
@@ -138,8 +141,7 @@ class Supervisor:
                 self._dispatch()
                 self._handle_replies()
                 self.telemetry.tick(self._snapshot, self.fleet.priorities)
-                if self.fleet.can_save and (self.recovery.preempted() or self.schedule.due()):
-                    self.save_checkpoint()
+                self._save_beside()
             if self.grace.begun:
                 seconds = f"{self.grace.left(self.grace.seconds):.0f} s"
                 text = f"{self._stop_requested}: writing a checkpoint within {seconds}; once more to stop without"
@@ -151,6 +153,8 @@ class Supervisor:
             self.save_checkpoint()
             raise
         finally:
+            if self._saving is not None:
+                self._saving.end()
             self.telemetry.close(self._snapshot(), self.fleet.priorities())
         return self._stop_requested
 
@@ -181,7 +185,8 @@ class Supervisor:
         for worker in range(self.fleet.num_workers):
             if self._is_idle(("worker", worker)) and self._may_act():
                 self._dispatch_rollout(worker)
-        if self._is_idle(("learner", 0)) and self.fleet.replay_ready:
+        # A checkpoint waits for the updates under way, and more would come in between.
+        if self._is_idle(("learner", 0)) and self.fleet.replay_ready and not self._save_soon:
             self._dispatch_updates()
         evaluation_due = self.state.evaluating or self.env_frames >= self.state.next_evaluation
         if self.config.evaluation.period_env_frames and evaluation_due and self._is_idle(("evaluator", 0)):
@@ -307,22 +312,50 @@ class Supervisor:
     # Checkpoints
 
     def save_checkpoint(self) -> bool:
-        """Write a complete checkpoint; returns whether it is there.
+        """Write a complete checkpoint and wait for it; returns whether it is there.
 
         A full disk or a lost process leaves the run going and the old one in place.
         """
+        if self._saving is not None:
+            self._saved(self._saving.wait)
         self._await_updates()
+        return self._begin_saving(gently=False) and self._saving is not None and self._saved(self._saving.wait)
+
+    def _save_beside(self) -> None:
+        """Begin a checkpoint when one is due and no update is under way, and see to the one that is being written."""
+        if self._saving is not None:
+            self._saved(self._saving.poll)
+        elif self.fleet.can_save:
+            self._save_soon = self._save_soon or self.recovery.preempted() or self.schedule.due()
+            # Learner and supervisor must count the same updates.
+            if self._save_soon and ("learner", 0) not in self.state.busy:
+                self._save_soon = False
+                if self._begin_saving(gently=True) and self.fleet.exact_resume and self._saving is not None:
+                    self._saved(self._saving.wait)
+
+    def _begin_saving(self, gently: bool) -> bool:
+        def begin() -> None:
+            self._saving = Saving(self.checkpoints, self.env_frames, self.fleet, self._state_dict(), gently)
+
+        return self._saved(begin, over=False)
+
+    def _saved(self, step: Callable[[], bool | None], over: bool = True) -> bool:
+        """Make a ``step`` of the checkpoint under way and tell how it went, if that is new; False if it failed.
+
+        ``over``: the step may be the last one; it is unless it returns False.
+        """
         try:
-            with self.checkpoints.writing(self.env_frames) as directory:
-                self.fleet.save(directory)
-                save_tree(directory, "supervisor", self._saved())
+            if step() is False or not over:
+                return True
         except Exception as error:
+            self._saving = None
             if self.fleet.exact_resume and not isinstance(error, OSError):
                 raise
             told, written = self.schedule.failed(error), False
             if self.grace.begun:
                 told = f"what came after the newest checkpoint is lost ({one_line(error)}). {self.schedule.newest()}"
         else:
+            self._saving = None
             told, written = self.schedule.written(), True
         if told:
             self._note(told)
@@ -341,7 +374,7 @@ class Supervisor:
         while ("learner", 0) in self.state.busy and self.grace.left(deadline - time.monotonic()):
             self._handle_replies()
 
-    def _saved(self) -> dict[str, Any]:
+    def _state_dict(self) -> dict[str, Any]:
         return self.state.state_dict() | {
             "lives": self.fleet.lives,
             "limiter": self.limiter.state_dict(),

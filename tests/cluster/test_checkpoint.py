@@ -338,14 +338,14 @@ def test_a_reader_whose_checkpoint_is_removed_takes_the_newest(tmp_path: Path, m
 def test_a_failed_replacement_brings_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     write(checkpoints, 1000, b"old")
-    rename = __import__("os").rename
+    rename = Path.rename
 
-    def fail_for_the_new_one(source: Path, target: Path) -> None:
+    def fail_for_the_new_one(source: Path, target: Path) -> Path:
         if source.name.startswith(".tmp-"):
             raise OSError(errno.EIO, "Input/output error")
-        rename(source, target)
+        return rename(source, target)
 
-    monkeypatch.setattr("cluster.run.checkpoint.os.rename", fail_for_the_new_one)
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
     with pytest.raises(OSError, match="Input/output"):
         write(checkpoints, 1000, b"new")
     assert names(checkpoints) == ["000000001000"]

@@ -139,7 +139,7 @@ def test_a_resume_that_is_not_exact_begins_a_new_life_every_time(
 
     monkeypatch.setattr("cluster.runtime.serial_fleet.RolloutService", Recorded)
     # As Ray's checkpoints are: without the state of the worker.
-    monkeypatch.setattr("cluster.runtime.serial_fleet.save_tree", lambda directory, name, tree: None)
+    monkeypatch.setattr("cluster.runtime.serial_fleet.save_tree", lambda directory, name, tree: {})
     for frames in (200, 300, 400):
         run(tmp_path / "run", frames, resume=frames > 200)
     assert [life for life, _ in lives] == [0, 0, 1, 0, 2]

@@ -14,6 +14,7 @@ import pytest
 from cluster.plan.topology import plan_topology
 from cluster.run.checkpoint import Checkpoints
 from cluster.run.messages import Reply
+from cluster.runtime.fleet import Parts
 from cluster.runtime.serial_fleet import SerialFleet
 from cluster.runtime.services import sequence_spec
 from cluster.runtime.stopping import STOP_SIGNALS, Grace, StopSignals
@@ -146,7 +147,7 @@ class Standing(SerialFleet):
             return [reply for reply in replies if reply.process[0] != "learner"]
         return replies
 
-    def save(self, directory: Path) -> None:
+    def begin_save(self, directory: Path, gently: bool) -> Parts:
         (directory / "half").write_text("of a checkpoint")
         raise RuntimeError("learner 0 did not answer in time")
 
