@@ -62,6 +62,7 @@ PARTS = (
     ),
     Part("replay", "benchmarks.replay", (), SHORT_REPLAY, ATARI),
     Part("end-to-end", "benchmarks.end_to_end", needs=("ray", *ATARI)),
+    Part("checkpoints", "benchmarks.checkpoints", needs=("ray", *ATARI)),
     Part(
         "scale",
         "benchmarks.scale",

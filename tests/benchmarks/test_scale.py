@@ -49,6 +49,7 @@ def made_up_stage(lanes: int = 256, carried: float = 1.0, **cores: float) -> Sta
     )
 
 
+@pytest.mark.ray
 def test_a_stage_carries_real_traffic_with_little_supervision() -> None:
     """256 lanes in 32 workers, for a few seconds, on two shards: all is delivered, and the supervisor is lazy.
 
