@@ -19,11 +19,12 @@ import torch
 from actors.environments.contract import LaneEnvironments
 from actors.rollout import ActorConfig, RolloutWorker
 from agent57.novelty.episodic_memory import EpisodicMemory
+from agent57.novelty.ngu import NGULanes
 from benchmarks.measure import Figure, against, alternating_medians, report, shares
 from benchmarks.networks import dtype_name, forward_passes
+from cluster.plan.freed_memory import keep_freed_memory
 from cluster.run.config import TrainConfig
 from cluster.run.presets import PRESETS
-from cluster.runtime.freed_memory import keep_freed_memory
 from replay.codec import encode_sequence
 
 CHUNK = 50
@@ -54,7 +55,9 @@ class TimedWorker:
         self.seconds: dict[str, float] = {}
         # The learner's moments switch RND on; without them a worker skips it.
         self.worker.lanes.networks.rnd.normalizer.count.fill_(1)
-        memory = self.worker.lanes.memory
+        novelty = self.worker.lanes.novelty
+        assert isinstance(novelty, NGULanes)
+        self.memory = memory = novelty.memory
         memory.bonus = self._timed("episodic memory", memory.bonus)  # type: ignore[method-assign]
         methods = {
             "environments": (self.worker.lanes.environments, "step"),
@@ -128,7 +131,7 @@ def measure(
     by_kind, total = timed.seconds_by_kind(max(2, repeats // 2))
     alone = {"networks": seconds[1] / seconds[2] * total}
     limit = 1 / (1 / emulator_rate + 1 / network_rate)
-    held = float(timed.worker.lanes.memory.sizes.mean())
+    held = float(timed.memory.sizes.mean())
     unit, label = "env steps/s", f"{env}, {preset}"
     figures = [
         Figure(f"emulator alone, {label}", emulator_rate, unit),
@@ -154,7 +157,7 @@ def _memory_figures(timed: TimedWorker, lanes: int, entries: int, rest: float, r
 
     The first is of the machine as much, since looking up is bound by memory and the rest by arithmetic.
     """
-    memory, embeddings = filled_memory(timed.worker.lanes.memory, lanes, entries)
+    memory, embeddings = filled_memory(timed.memory, lanes, entries)
     stored, queries = torch.rand(lanes, embeddings.shape[1], entries), torch.from_numpy(embeddings)[:, None]
     calls = [lambda: torch.bmm(queries, stored), lambda: memory.bonus(embeddings)]
     for call in calls:

@@ -30,10 +30,10 @@ from benchmarks.acting import CHUNK, TimedWorker
 from benchmarks.learner import random_batch
 from benchmarks.measure import Figure, against, median_seconds, report, shares
 from benchmarks.process_cpu import cpu_seconds, descendants
+from cluster.plan.freed_memory import keep_freed_memory
 from cluster.plan.machine import usable_cores
 from cluster.run.config import TrainConfig
 from cluster.run.presets import LAPTOP
-from cluster.runtime.freed_memory import keep_freed_memory
 from cluster.telemetry.metrics import MetricSeries, read_metrics
 from learner.learner import Learner
 

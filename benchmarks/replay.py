@@ -23,7 +23,7 @@ from agent57.config import AgentConfig
 from agent57.structures import SequenceSpec
 from benchmarks.measure import Figure, against, alternating_medians, report
 from benchmarks.rivals import RIVALS, rival_figures
-from cluster.runtime.freed_memory import keep_freed_memory
+from cluster.plan.freed_memory import keep_freed_memory
 from replay.codec import decode_batch, decode_sequence, encode_sequence
 from replay.prioritized import PrioritizedReplay, ReplayConfig
 

@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.on_ray.process_output import keep_output
+from cluster.plan.freed_memory import keep_freed_memory
 from cluster.run.config import TrainConfig
 from cluster.run.messages import (
     EvaluationReply,
@@ -29,7 +30,6 @@ from cluster.run.messages import (
     UpdateReply,
     UpdateRequest,
 )
-from cluster.runtime.freed_memory import keep_freed_memory
 from cluster.runtime.sharded_replay import Answer, ReplayShard
 from replay.prioritized import ReplayConfig, SampledSequences
 from replay.whole_files import Written

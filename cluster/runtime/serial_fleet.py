@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from actors.environments.door import EnvironmentFault
+from cluster.plan.freed_memory import keep_freed_memory
 from cluster.run.checkpoint import load_tree, save_tree
 from cluster.run.config import TrainConfig
 from cluster.run.messages import Answer, EvaluationRequest, ProcessId, Reply, RolloutRequest, UpdateRequest
 from cluster.runtime.fleet import Parts
-from cluster.runtime.freed_memory import keep_freed_memory
 from cluster.runtime.services import (
     EvaluatorService,
     LearnerService,

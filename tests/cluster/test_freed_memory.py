@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import resource, sys
 import numpy as np
-from cluster.runtime.freed_memory import keep_freed_memory
+from cluster.plan.freed_memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
