@@ -16,6 +16,8 @@ class RequestSizes:
     def __init__(self, config: TrainConfig, num_workers: int) -> None:
         self._most_steps, self._most_updates = config.actor.steps_per_request, config.cluster.updates_per_request
         self._lag = config.actor.max_policy_lag
+        self._replay = config.replay
+        self._start_steps = config.replay.min_sequences * config.sequence.replay_period
         self._ratio_of_all_lanes = config.replay.replay_ratio * config.cluster.lanes_per_worker * num_workers
         self.full_batch = config.learner.batch_size * config.sequence.trace_length
 
@@ -34,3 +36,9 @@ class RequestSizes:
     def updates(self) -> int:
         """Updates in one request at most."""
         return min(self._most_updates, self._lag) if self._lag else self._most_updates
+
+    def slack(self, total_lanes: int) -> float:
+        """Trained transitions by which acting or learning may be ahead: the tolerance, but enough for both to move."""
+        replay = self._replay
+        granularity = replay.replay_ratio * self.steps() * total_lanes + 2 * self.full_batch
+        return max(replay.ratio_tolerance * replay.replay_ratio * self._start_steps, granularity)

@@ -62,7 +62,8 @@ class Supervisor:
             config.bandit, config.family.num_policies, topology.total_lanes, config.seed
         )
         self._sizes = RequestSizes(config, fleet.num_workers)
-        self.limiter = RateLimiter(config.replay.replay_ratio, self._slack(), config.replay.min_sequences)
+        slack = self._sizes.slack(topology.total_lanes)
+        self.limiter = RateLimiter(config.replay.replay_ratio, slack, config.replay.min_sequences)
         self.shards = ShardStatistics(topology.replay_shards)
         self.recovery = Recovery(
             config,
@@ -88,14 +89,6 @@ class Supervisor:
 
     def _note(self, text: str) -> None:
         self.telemetry.note(text, self.env_frames)
-
-    def _slack(self) -> float:
-        """Trained transitions by which either side may be ahead: the tolerance, but enough for both to move."""
-        replay = self.config.replay
-        tick = replay.replay_ratio * self._sizes.steps() * self.topology.total_lanes
-        granularity = tick + 2 * self._sizes.full_batch
-        start_steps = replay.min_sequences * self.config.sequence.replay_period
-        return max(replay.ratio_tolerance * replay.replay_ratio * start_steps, granularity)
 
     def request_stop(self, why: str) -> None:
         """Finish the current tick, write a checkpoint and return from `run`; safe in a signal handler."""
