@@ -2,7 +2,7 @@
 
 Agent57 section 3.2 and appendix ("Evaluator"): epsilon 0.01, its own bandit over policies (window 3600, epsilon 0.01).
 The score of a round is the mean return of fresh episodes of one arm that was chosen before them; only afterwards do
-they tell the bandit anything. Called by the supervisor round by round, and by ``launch.py eval`` with one fixed policy.
+they tell the bandit anything.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 R2D2 section 2.3, Agent57 appendix: T transitions, a new sequence every ``replay_period`` steps, never across
 the end of an episode; what is left when an episode ends becomes a shorter sequence, so no transition is
-lost. Called by the rollout worker once per step.
+lost.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every constant of the algorithm, with the paper's value as its default.
 
-The classes are frozen, each number states its range (`ranges.py`), and nothing is changed after parsing. Each is read
-by the module of the same name. Values differing from the paper live in the presets (`cluster/run/presets.py`).
+The classes are frozen, each number states its range (`ranges.py`), and nothing is changed after parsing. Values
+differing from the paper live in the presets (`cluster/run/presets.py`).
 """
 
 from __future__ import annotations

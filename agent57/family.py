@@ -2,7 +2,7 @@
 
 Agent57 appendix ("Hyperparameters", the beta_j and gamma_j formulas), NGU appendix (small families), R2D2
 (the epsilon ladder). The discount formula printed in Agent57 is wrong twice; the one below falls from
-gamma_0 to gamma_{N-1}, as the paper's figure and text say. Called by actors, learner and metrics.
+gamma_0 to gamma_{N-1}, as the paper's figure and text say.
 """
 
 from __future__ import annotations

@@ -101,7 +101,9 @@ class RunningScales:
         # Squares may overflow where errors do not; the moments would keep an infinity for ever.
         counts = (sums[:, 0] > 0) & means.isfinite().all(1)
         share = torch.where(counts, 1 - DECAY, 0.0)
-        self.moments.lerp_(torch.where(counts[:, None], means, 0).to(self.moments.dtype), share[:, None])
+        self.moments.lerp_(
+            torch.where(counts[:, None], means, 0).to(self.moments.dtype), share[:, None].to(self.moments.dtype)
+        )
         self.weights += share * (1 - self.weights)
         mean, mean_square = (self.moments / self.weights.clamp(min=1e-12)[:, None]).unbind(1)
         std = (mean_square - mean.square()).clamp(min=0).sqrt().clamp(min=FLOOR)

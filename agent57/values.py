@@ -1,7 +1,7 @@
 """The value rescaling h and its inverse, and the mix of the two Q-functions under it.
 
 Pohlen et al. 2018 (h), Agent57 section 3.1 (the mix). NGU's appendix prints h^-1 without its square; this
-one is the true inverse. Called by acting, losses and priorities.
+one is the true inverse.
 """
 
 from __future__ import annotations

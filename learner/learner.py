@@ -1,8 +1,7 @@
 """One learner: Retrace updates of both Q-networks, then embedding and RND training, on batches it is handed.
 
 Agent57 section 3 and appendix. The learner knows nothing of processes or replay: `update` takes a
-`SequenceBatch` and returns priorities and statistics; `weights` is what actors pull. Called by the learner
-process (`cluster/on_ray/remotes.py`) or inline by the serial mode.
+`SequenceBatch` and returns priorities and statistics; `weights` is what actors pull.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@ Put the shards' sum trees side by side under a common root and you have the tree
 position of the whole priority mass falls into one shard, at a position of that shard's own mass; so asking every
 shard for its mass, and then each for the sequences at its positions, is *exactly* proportional prioritization over
 everything stored (Schaul et al. 2016), stratified as in `PrioritizedReplay.sample`. The masses may change between
-the two questions, by what was inserted or updated in those milliseconds; nothing else differs. Called by
-`cluster/runtime/sharded_replay.py`.
+the two questions, by what was inserted or updated in those milliseconds; nothing else differs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A saved replay loaded into another number of shards than it was saved from.
 
 Every new shard reads the files of all old ones, merged from the oldest sequence to the newest, and keeps each
-``num_shards``-th: an equal part of every old shard and of every age. Called by each shard for itself
-(`cluster/runtime/sharded_replay.py`) and by the serial mode.
+``num_shards``-th: an equal part of every old shard and of every age.
 """
 
 from __future__ import annotations

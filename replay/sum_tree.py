@@ -1,6 +1,6 @@
 """Sums over leaves in a binary tree: draws an index in proportion to its value in O(log capacity).
 
-Schaul et al. 2016 (prioritized experience replay), appendix B.2.1. Called by `prioritized.py` alone. Every
+Schaul et al. 2016 (prioritized experience replay), appendix B.2.1. Every
 method takes arrays, so a batch of 64 costs one descent.
 """
 

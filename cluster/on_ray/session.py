@@ -1,7 +1,4 @@
-"""The Ray that a run lives on: a private one on this machine, or a cluster that is there already.
-
-Called by `cluster/commands/train.py`, before the plan where a cluster is joined, and after it for a private Ray.
-"""
+"""The Ray that a run lives on: a private one on this machine, or a cluster that is there already."""
 
 from __future__ import annotations
 

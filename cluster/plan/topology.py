@@ -1,6 +1,6 @@
 """The plan of a run: which processes, on which nodes and devices, with how much memory; refused if it cannot fit.
 
-Made and printed before anything starts. Called by `cluster/commands/train.py`.
+Made and printed before anything starts.
 """
 
 from __future__ import annotations

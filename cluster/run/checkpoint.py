@@ -2,7 +2,7 @@
 
 `save_tree` and `load_tree` keep nested state as JSON plus raw arrays (no pickle). `Checkpoints` gives its writers a
 temporary directory, seals it with a manifest of sizes and checksums, and renames it into place; on resume it hands
-back the newest directory whose files still match. Called by the supervisor (writing) and at start-up (resuming).
+back the newest directory whose files still match.
 """
 
 from __future__ import annotations

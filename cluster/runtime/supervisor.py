@@ -1,8 +1,7 @@
 """The one place that sees everything: dispatches work, holds the replay ratio, replaces the dead, keeps the run.
 
 DESIGN: supervisor-driven ticks. It keeps one request in flight per worker, learner and evaluator, handles
-whichever finishes, and dispatches the next. It drives `on_ray/fleet.py` and `serial_fleet.py` alike. Called by
-`cluster/commands/train.py`; what it measured goes through `cluster/telemetry/telemetry.py`.
+whichever finishes, and dispatches the next. It drives `on_ray/fleet.py` and `serial_fleet.py` alike.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What a person at the terminal sees: the plan before a run, then its status, with notes above it.
 
 On a terminal the status is a small panel redrawn in place; piped into a file it is a plain line now and then.
-Called by the supervisor, which hands over the numbers; nothing here runs on a thread.
 """
 
 from __future__ import annotations

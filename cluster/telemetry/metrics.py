@@ -1,7 +1,6 @@
 """The run's one metric writer: TensorBoard for watching, ``metrics.jsonl`` for plotting.
 
-The x-axis is environment frames, in one line over any number of resumes. Called by the supervisor, which collects
-everybody's statistics; the plots in results/ read `read_metrics`.
+The x-axis is environment frames, in one line over any number of resumes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The "random" and "average human" columns of the per-game table in the appendix of Badia et al. 2020 (Agent57), the
 same numbers as in Rainbow, R2D2 and NGU and in google-deepmind/dqn_zoo (`dqn_zoo/atari_data.py`). Episodes began
-with up to 30 no-ops and were capped at 108 000 frames. Called by the evaluation command, the metrics and the report.
+with up to 30 no-ops and were capped at 108 000 frames.
 """
 
 from __future__ import annotations

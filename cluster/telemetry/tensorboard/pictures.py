@@ -1,6 +1,6 @@
 """Pictures for TensorBoard's Images page: heat maps with labels, and an episode as an animation.
 
-Arrays in, RGB arrays or encoded bytes out. Called by `telemetry.py`.
+Arrays in, RGB arrays or encoded bytes out.
 """
 
 from __future__ import annotations
