@@ -43,8 +43,12 @@ class Stopped:
 
 @pytest.fixture
 def signals() -> Iterator[StopSignals]:
+    """As at the start of a program, also where the tests themselves run in the background (nohup)."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
     with StopSignals() as signals:
         yield signals
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("first", STOP_SIGNALS)
