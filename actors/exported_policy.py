@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from actors.environments.config import keyword_arguments
 from actors.environments.contract import EnvironmentConfig
 from actors.environments.door import Refused
-from actors.environments.kinds import atari_rom, make_lanes
+from actors.environments.kinds import atari_rom
 from actors.environments.supported_spaces import observation_layout
 from actors.environments.training_environment import TrainingEnvironment
 from actors.extensions import load_extensions, refuse_untrusted_extensions
@@ -107,6 +107,8 @@ def save_policy(
     folder: Path,
     env_id: str,
     environment: EnvironmentConfig,
+    spec: EnvironmentSpec,
+    first_action: int,
     agent: AgentConfig,
     networks: Agent57Networks,
     policy_index: int,
@@ -116,18 +118,16 @@ def save_policy(
 ) -> None:
     """Write the two files into ``folder``, made if need be.
 
-    ``running_state`` (`Lanes.running_state`) lets novelty go on from where training was; without it the
-    first episode finds everything new.
+    ``first_action`` is what the environment calls action 0. ``running_state`` (`Lanes.running_state`) lets novelty go
+    on from where training was; without it the first episode finds everything new.
     """
-    lanes = make_lanes(env_id, 1, environment, num_threads=1)
-    lanes.close()
     document = {
         "format": FORMAT,
         "env": env_id,
         "policy_index": policy_index,
         "epsilon": epsilon,
-        "spec": dataclasses.asdict(lanes.spec),
-        "first_action": lanes.first_action,
+        "spec": dataclasses.asdict(spec),
+        "first_action": first_action,
         "environment": dataclasses.asdict(environment),
         "agent": dataclasses.asdict(agent),
         "running_state": None if running_state is None else _to_json(running_state),

@@ -23,10 +23,14 @@ SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial found: the spec, and whether episodes ``may_last``, having neither a limit nor ended so far."""
+    """What a trial found: the spec, and whether episodes ``may_last``, having neither a limit nor ended so far.
+
+    ``first_action`` is what the environment itself calls action 0.
+    """
 
     spec: EnvironmentSpec
     may_last: bool
+    first_action: int
 
 
 def try_environment(env_id: str, config: EnvironmentConfig) -> Trial:
@@ -37,7 +41,8 @@ def try_environment(env_id: str, config: EnvironmentConfig) -> Trial:
         for attempt in range(ATTEMPTS):
             try:
                 ended = _play(env_id, lanes, attempt)
-                return Trial(lanes.spec, may_last=not ended and not has_step_limit(env_id, config))
+                may_last = not ended and not has_step_limit(env_id, config)
+                return Trial(lanes.spec, may_last, lanes.first_action)
             except EnvironmentFault as fault:
                 first = first or fault
             except KeyboardInterrupt:

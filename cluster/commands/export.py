@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> int:
     if options.output is not None:
         refuse_unwritable_folder(options.output, "--output")
     console = Console()
-    agent = load_agent(options.run_dir, functools.partial(say, console), options.trust_modules)
+    agent = load_agent(options.run_dir, functools.partial(say, console), options.trust_modules, plays=False)
     arm = agent.policy(options.policy_index)
     folder: Path = options.output or options.run_dir / "policy"
     config = agent.config
@@ -37,6 +37,8 @@ def run(arguments: list[str]) -> int:
             folder,
             config.env,
             config.environment,
+            agent.spec,
+            agent.first_action,
             config.agent,
             agent.networks,
             arm,

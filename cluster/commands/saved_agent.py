@@ -15,6 +15,7 @@ from actors.evaluator import best_arm, lanes_of
 from actors.extensions import UnusableExtension, load_extensions, refuse_untrusted_extensions
 from actors.trusted_modules import UntrustedModule, refuse_untrusted
 from agent57.bandit import SlidingWindowUCB
+from agent57.config_tree import config_from_dict
 from agent57.networks import Agent57Networks
 from agent57.novelty import make_networks
 from agent57.structures import EnvironmentSpec
@@ -22,6 +23,7 @@ from cluster.run.checkpoint import Checkpoints, frames_of, load_tree, restoring
 from cluster.run.command_line import TRUST_REMEDY
 from cluster.run.config import TrainConfig, load_config
 from cluster.run.errors import UserError
+from cluster.run.run_folder import ENVIRONMENT_FILE
 from replay.plain_files import read_json
 
 
@@ -34,6 +36,7 @@ class SavedAgent:
 
     config: TrainConfig
     spec: EnvironmentSpec
+    first_action: int
     checkpoint: Path
     env_frames: int
     updates: int
@@ -49,14 +52,22 @@ class SavedAgent:
         return arm
 
 
-def load_agent(run_dir: Path, on_damaged: Callable[[str], None], trust_modules: Collection[str] = ()) -> SavedAgent:
-    """The newest usable checkpoint of ``run_dir``; UserError without one, or if its environment is not trusted."""
+def load_agent(
+    run_dir: Path, on_damaged: Callable[[str], None], trust_modules: Collection[str] = (), plays: bool = True
+) -> SavedAgent:
+    """The newest usable checkpoint of ``run_dir``; UserError without one, or if what it imports is not trusted.
+
+    Unless it ``plays``, its environment is not needed: what it looks like stands in the run's folder.
+    """
     config = load_config(run_dir / "config.json")
     try:
-        refuse_untrusted(config.env, trust_modules, run_dir, TRUST_REMEDY)
         refuse_untrusted_extensions(config.agent, trust_modules, run_dir, TRUST_REMEDY)
         load_extensions(config.agent)
-        spec = try_environment(config.env, config.environment).spec
+        looks = None if plays else _environment_of(run_dir)
+        if looks is None:
+            refuse_untrusted(config.env, trust_modules, run_dir, TRUST_REMEDY)
+            trial = try_environment(config.env, config.environment)
+            looks = trial.spec, trial.first_action
     except (UnsupportedEnvironment, UntrustedModule, UnusableExtension) as error:
         raise UserError(str(error)) from None
     checkpoints = Checkpoints(run_dir, 1)
@@ -64,14 +75,23 @@ def load_agent(run_dir: Path, on_damaged: Callable[[str], None], trust_modules: 
         checkpoint = checkpoints.latest_or_error(on_damaged)
         try:
             with restoring(checkpoint):
-                return _agent_of(config, spec, checkpoint)
+                return _agent_of(config, *looks, checkpoint)
         except UserError:
             # A run that goes on removes old checkpoints: then there is a newer one.
             if checkpoint.exists():
                 raise
 
 
-def _agent_of(config: TrainConfig, spec: EnvironmentSpec, checkpoint: Path) -> SavedAgent:
+def _environment_of(run_dir: Path) -> tuple[EnvironmentSpec, int] | None:
+    """(spec, first action) of the run's environment as its folder tells; None where it does not."""
+    try:
+        found = read_json(run_dir / ENVIRONMENT_FILE)
+        return config_from_dict(EnvironmentSpec, found["spec"], "spec."), int(found["first_action"])
+    except (OSError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _agent_of(config: TrainConfig, spec: EnvironmentSpec, first_action: int, checkpoint: Path) -> SavedAgent:
     networks = make_networks(config.agent, spec).requires_grad_(False)
     learner, supervisor = load_tree(checkpoint, "learner"), load_tree(checkpoint, "supervisor")
     networks.load_state_dict(learner["networks"])
@@ -79,6 +99,7 @@ def _agent_of(config: TrainConfig, spec: EnvironmentSpec, checkpoint: Path) -> S
     return SavedAgent(
         config=config,
         spec=spec,
+        first_action=first_action,
         checkpoint=checkpoint,
         env_frames=frames_of(checkpoint),
         updates=learner["updates"],

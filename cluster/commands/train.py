@@ -35,7 +35,7 @@ from cluster.run.command_line import CommandParser, parse_train
 from cluster.run.config import TrainConfig, load_config, save_config
 from cluster.run.errors import UserError
 from cluster.run.resumed import refuse_other_agent
-from cluster.run.run_folder import CONFIG_FILE, VERSIONS_FILE, new_folder, owning, refuse_used
+from cluster.run.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, VERSIONS_FILE, new_folder, owning, refuse_used
 from cluster.runtime.fleet import Fleet
 from cluster.runtime.stopping import StopSignals
 from cluster.runtime.supervisor import Supervisor
@@ -64,14 +64,14 @@ def _train_until_stopped(
     config: TrainConfig, preset: str, resume: Path | None, console: Console, signals: StopSignals
 ) -> int:
     tell = functools.partial(say, console)
-    spec, warnings = _sequence_spec(config)
+    spec, first_action, warnings = _sequence_spec(config)
     session, topology = _plan(config, spec)
     topology = dataclasses.replace(topology, warnings=(*topology.warnings, *warnings))
     try:
         made = resume is None and not config.run_dir
         run_dir = new_folder(_default_run_dir(config, preset)) if made else resume or Path(config.run_dir)
         with owning(run_dir, tell, made):
-            return _train(config, run_dir, resume is not None, console, spec, session, topology, signals)
+            return _train(config, run_dir, resume is not None, console, spec, first_action, session, topology, signals)
     finally:
         if session is not None:
             session.close()
@@ -103,6 +103,7 @@ def _train(
     resumes: bool,
     console: Console,
     spec: SequenceSpec,
+    first_action: int,
     session: RaySession | None,
     topology: Topology,
     signals: StopSignals,
@@ -126,6 +127,8 @@ def _train(
         try:
             save_config(config, run_dir / CONFIG_FILE)
             write_whole(run_dir / VERSIONS_FILE, json.dumps(versions, indent=2) + "\n")
+            looks = {"spec": dataclasses.asdict(spec.environment), "first_action": first_action}
+            write_whole(run_dir / ENVIRONMENT_FILE, json.dumps(looks, indent=2) + "\n")
         except OSError as error:
             if not resumes:
                 raise UserError(f"{run_dir} cannot be written ({error.strerror}): name another --run-dir.") from None
@@ -196,8 +199,8 @@ def _make_fleet(config: TrainConfig, topology: Topology, session: RaySession | N
     return RayFleet(config, topology, session, run_dir)
 
 
-def _sequence_spec(config: TrainConfig) -> tuple[SequenceSpec, list[str]]:
-    """The shapes of this run, and warnings about its environment, from a trial of it."""
+def _sequence_spec(config: TrainConfig) -> tuple[SequenceSpec, int, list[str]]:
+    """(shapes of this run, its environment's first action, warnings about it), from a trial of it."""
     try:
         trial = try_environment(config.env, config.environment)
         with torch.device("meta"):
@@ -214,7 +217,8 @@ def _sequence_spec(config: TrainConfig) -> tuple[SequenceSpec, list[str]]:
             f"no step limit is known of {config.env}: without ends of episodes training has no returns, and evaluation "
             f"cuts them at {EVALUATION_STEPS:,} steps; --environment.max-episode-steps sets a limit"
         )
-    return SequenceSpec(trial.spec, config.sequence.trace_length, config.network.lstm_size), warnings
+    spec = SequenceSpec(trial.spec, config.sequence.trace_length, config.network.lstm_size)
+    return spec, trial.first_action, warnings
 
 
 def _default_run_dir(config: TrainConfig, preset: str) -> Path:

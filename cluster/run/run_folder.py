@@ -21,6 +21,8 @@ from cluster.run.config import load_config
 from cluster.run.errors import UserError
 
 CONFIG_FILE, VERSIONS_FILE, LOCK_FILE, METRICS_FILE = "config.json", "versions.json", "lock", "metrics.jsonl"
+ENVIRONMENT_FILE = "environment.json"
+"""What the run's environment looks like: its spec and its first action, so that nobody need make one to know."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What filesystems without locks answer."""
 
