@@ -6,12 +6,10 @@ The module is imported in every process that needs the kind, and registered unde
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from actors.environments.door import in_words
-from actors.trusted_modules import refuse_untrusted
+from actors.trusted_modules import import_named, refuse_untrusted
 from agent57.config import AgentConfig, choose
 from agent57.novelty import NOVELTIES
 from agent57.novelty.contract import Novelty
@@ -56,21 +54,15 @@ def _named(agent: AgentConfig) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def _imported(field: str, name: str) -> Any:
     module, _, attribute = name.rpartition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except AttributeError:
-        raise UnusableExtension(f"--{field} {name}: the module {module} has no {attribute}") from None
-    except (ImportError, ValueError) as error:
-        raise UnusableExtension(
-            f"--{field} {name}: the module cannot be imported ({error}); install it or put its folder on PYTHONPATH"
-        ) from error
-    except BaseException as error:  # whatever a module does when it is run, sys.exit included
-        raise UnusableExtension(f"--{field} {name}: the module cannot be imported: {in_words(error)}") from error
-    wanted = {
-        "intrinsic.novelty": ("a subclass of Novelty", isinstance(found, type) and issubclass(found, Novelty)),
-        "network.torso": ("a function that makes TorsoLayers", callable(found)),
-        "loss.trace": ("an Estimator", isinstance(found, Estimator)),
+    imported = import_named(module, f"--{field} {name}: the module", UnusableExtension)
+    if not hasattr(imported, attribute):
+        raise UnusableExtension(f"--{field} {name}: the module {module} has no {attribute}")
+    found = getattr(imported, attribute)
+    wanted, fits = {
+        "intrinsic.novelty": ("subclass of Novelty", isinstance(found, type) and issubclass(found, Novelty)),
+        "network.torso": ("function that makes TorsoLayers", callable(found)),
+        "loss.trace": ("Estimator", isinstance(found, Estimator)),
     }[field]
-    if not wanted[1]:
-        raise UnusableExtension(f"--{field} {name} is no {wanted[0].partition(' ')[2]} but a {type(found).__name__}")
+    if not fits:
+        raise UnusableExtension(f"--{field} {name} is no {wanted} but a {type(found).__name__}")
     return found

@@ -6,7 +6,11 @@ line that is the user's wish; in a run's config or an exported policy, which may
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection
+from types import ModuleType
+
+from actors.environments.door import in_words
 
 
 class UntrustedModule(ValueError):
@@ -33,3 +37,13 @@ def refuse_untrusted(
             f"{source} asks for the {kind} {name}, whose module would be imported and run: if you trust it, "
             f"{remedy.format(module)}."
         )
+
+
+def import_named(module: str, subject: str, refused: type[ValueError]) -> ModuleType:
+    """The module of that name, imported; ``refused``, saying that ``subject`` cannot be, whatever it does then."""
+    try:
+        return importlib.import_module(module)
+    except (ImportError, ValueError) as error:
+        raise refused(f"{subject} cannot be imported ({error}); install it or put its folder on PYTHONPATH") from error
+    except BaseException as error:  # when it is run, sys.exit included
+        raise refused(f"{subject} cannot be imported: {in_words(error)}") from error

@@ -6,7 +6,6 @@ Each steps L lanes with next-step autoreset (see `contract.py`, which puts them 
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from actors.environments.gridworlds.vector_gridworld import VectorGridworld
 from actors.environments.gymnasium_lanes import GymnasiumLanes
 from actors.environments.step import EnvironmentStep, numbered
 from actors.environments.supported_spaces import UnsupportedEnvironment, num_actions, observation_layout
+from actors.trusted_modules import import_named
 from agent57.structures import EnvironmentSpec
 
 gymnasium.register_envs(ale_py)
@@ -166,14 +166,7 @@ def _registered(env_id: str) -> EnvSpec:
     """Gymnasium's entry for ``env_id``, importing its module first if it is written `module:EnvId`."""
     module, colon, name = env_id.rpartition(":")
     if colon:
-        try:
-            importlib.import_module(module)
-        except (ImportError, ValueError) as error:
-            raise UnsupportedEnvironment(
-                f"the module of {env_id} cannot be imported ({error}); install it or put its folder on PYTHONPATH"
-            ) from error
-        except BaseException as error:  # whatever a module does when it is run, sys.exit included
-            raise UnsupportedEnvironment(f"the module of {env_id} cannot be imported: {in_words(error)}") from error
+        import_named(module, f"the module of {env_id}", UnsupportedEnvironment)
     try:
         return gymnasium.spec(name)
     except gymnasium.error.Error:
