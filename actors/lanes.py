@@ -21,32 +21,26 @@ from agent57.errors import both_networks
 from agent57.family import PolicyFamily
 from agent57.networks import load_flat_weights
 from agent57.novelty import make_networks, novelty_of
-from agent57.structures import NO_ACTION
+from agent57.structures import NO_ACTION, Steps
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
 from agent57.values import greedy_actions
 
 
-@dataclass
-class LaneStep:
-    """Step t of every lane, by the step convention of `agent57/structures.py`.
+@dataclass(kw_only=True)
+class LaneStep(Steps[np.ndarray]):
+    """Step t of every lane, by the step convention of `agent57/structures.py`; per-step fields [L].
 
-    ``observations`` [L, *obs]; ``previous_actions``, ``actions`` int64 [L]; ``behaviour_probs`` and the
-    rewards that arrived float32 [L]; ``q`` float32 [L, 2, A] (extrinsic, intrinsic);
-    ``recurrent_state`` float32 [2, 2, L, H] before the step. ``starts``: the observation is an episode's
-    first; ``ends``: it is its final one, so the action is never taken; ``terminated``: it is terminal.
-    ``parts`` are those of ``intrinsic_rewards`` by name (`Novelty.parts`), [L] each, NaN where not known. ``revisits``
-    bool [L]: the environment says that it was in this state before in this episode; None where it does not say.
+    ``observations`` [L, *obs]; ``q`` float32 [L, 2, A] (extrinsic, intrinsic); ``recurrent_state`` float32 [2, 2, L, H]
+    before the step. ``starts``: the observation is an episode's first; ``ends``: it is its final one, so the action is
+    never taken; ``terminated``: it is terminal. ``parts`` are those of ``intrinsic_rewards`` by name
+    (`Novelty.parts`), [L] each, NaN where not known. ``revisits`` bool [L]: the environment says that it was in this
+    state before in this episode; None where it does not say.
     """
 
     observations: np.ndarray
-    previous_actions: np.ndarray
-    extrinsic_rewards: np.ndarray
-    intrinsic_rewards: np.ndarray
     policy_index: np.ndarray
     recurrent_state: np.ndarray
     q: np.ndarray
-    actions: np.ndarray
-    behaviour_probs: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
     terminated: np.ndarray

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from agent57.family import PolicyFamily, lane_epsilons
 from agent57.novelty.contract import Part
 from agent57.ranges import Range, check_ranges
 from agent57.scales import Scales
-from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
+from agent57.structures import EnvironmentSpec, Sequence, SequenceSpec, fill_columns, padded_batch
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,8 @@ class RolloutWorker:
             device,
         )
         self.spec = environments.spec
-        self._builder = SequenceBuilder(self.spec, agent.sequence, num_lanes, agent.network.lstm_size)
+        self.sequences = SequenceSpec(self.spec, agent.sequence.trace_length, agent.network.lstm_size)
+        self._builder = SequenceBuilder(self.sequences, agent.sequence.replay_period, num_lanes)
         family = PolicyFamily(**vars(agent.family))
         self._betas = torch.tensor(family.betas, dtype=torch.float32)
         self._discounts = torch.tensor(family.discounts, dtype=torch.float32)
@@ -228,10 +229,10 @@ class RolloutWorker:
         """Initial priorities [n], with the acting Q-values standing for online and target networks alike."""
         if not built:
             return np.zeros(0, np.float32)
+        # Observations are not needed: a width of 0.
         blind = EnvironmentSpec((0,), "float32", 1.0, self.spec.num_actions)
-        spec = SequenceSpec(blind, self.agent.sequence.trace_length, self.agent.network.lstm_size)
-        batch = SequenceBatch.empty(spec, len(built))
-        steps, columns = batch.fill_all_scalars([item.sequence for item in built])
+        batch = padded_batch(replace(self.sequences, environment=blind), len(built))
+        steps, columns = fill_columns(batch, [item.sequence for item in built])
         q = np.zeros((2, *batch.actions.shape, self.spec.num_actions), np.float32)
         q[:, steps, columns] = np.concatenate([item.q for item in built]).swapaxes(0, 1)
         tensors, q_tensor = batch.to_torch(), torch.from_numpy(q)

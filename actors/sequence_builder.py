@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from actors.lanes import LaneStep
-from agent57.config import SequenceConfig
-from agent57.structures import EnvironmentSpec, Sequence
+from agent57.structures import STEP_FIELDS, Sequence, SequenceSpec
 
 
 @dataclass
@@ -39,20 +38,15 @@ class SequenceBuilder:
 
     _POSITIONS = ("policy_index", "length", "first")
 
-    def __init__(self, spec: EnvironmentSpec, config: SequenceConfig, num_lanes: int, lstm_size: int) -> None:
-        self.trace_length, self.period = config.trace_length, config.replay_period
+    def __init__(self, spec: SequenceSpec, period: int, num_lanes: int) -> None:
+        self.trace_length, self.period = spec.trace_length, period
         # Rows of all lanes: written in one piece, they cost a fraction of scattered places in buffers of each lane.
-        steps = (config.trace_length + 1, num_lanes)
-        self._ring = {
-            "observations": np.zeros((*steps, *spec.observation_shape), spec.observation_dtype),
-            "previous_actions": np.zeros(steps, np.int64),
-            "actions": np.zeros(steps, np.int64),
-            "behaviour_probs": np.zeros(steps, np.float32),
-            "extrinsic_rewards": np.zeros(steps, np.float32),
-            "intrinsic_rewards": np.zeros(steps, np.float32),
-            "q": np.zeros((*steps, 2, spec.num_actions), np.float32),
+        environment, steps = spec.environment, (spec.trace_length + 1, num_lanes)
+        self._ring = {each.name: np.zeros(steps, each.dtype) for each in STEP_FIELDS} | {
+            "observations": np.zeros((*steps, *environment.observation_shape), environment.observation_dtype),
+            "q": np.zeros((*steps, 2, environment.num_actions), np.float32),
         }
-        self._states = np.zeros((num_lanes, config.trace_length // self.period + 1, 2, 2, lstm_size), np.float32)
+        self._states = np.zeros((num_lanes, spec.trace_length // period + 1, *spec.state_shape), np.float32)
         self._time = 0
         self._policy_index = np.zeros(num_lanes, np.int64)
         self._length = np.zeros(num_lanes, np.int64)

@@ -36,7 +36,7 @@ class SequenceErrors:
 def sequence_errors(
     q: Tensor,
     bootstrap_q: Tensor,
-    batch: SequenceBatch,
+    batch: SequenceBatch[Tensor],
     betas: Tensor,
     discounts: Tensor,
     scales: Scales,
@@ -87,7 +87,7 @@ def taken(q: Tensor, actions: Tensor) -> Tensor:
     return q.gather(-1, actions.expand(q.shape[0], *actions.shape).unsqueeze(-1)).squeeze(-1)
 
 
-def loss_mask(batch: SequenceBatch, burn_in: int) -> Tensor:
+def loss_mask(batch: SequenceBatch[Tensor], burn_in: int) -> Tensor:
     """The batch's mask [T, B] without burn-in steps.
 
     A sequence that starts an episode starts from the true zero state and needs no burn-in.
@@ -108,6 +108,6 @@ def sequence_priorities(td_error: Tensor, mask: Tensor, beta: Tensor, eta: float
     return eta * error.amax(0) + (1 - eta) * mean
 
 
-def scaled_batch(batch: SequenceBatch, scales: Scales) -> SequenceBatch:
+def scaled_batch(batch: SequenceBatch[Tensor], scales: Scales) -> SequenceBatch[Tensor]:
     """``batch`` as the networks see it: with scaled intrinsic rewards, as when acting."""
     return replace(batch, intrinsic_rewards=scales.rewards(batch.intrinsic_rewards))

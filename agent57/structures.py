@@ -12,8 +12,9 @@ terminal (a truncated episode ends with ``terminated`` False, so it bootstraps).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -27,9 +28,6 @@ EXTRINSIC, INTRINSIC = 0, 1
 
 NET_NAMES = ("extrinsic", "intrinsic")
 """What they are called."""
-
-STEP_SCALARS = ("previous_actions", "actions", "behaviour_probs", "extrinsic_rewards", "intrinsic_rewards")
-"""What a `Sequence` and a `SequenceBatch` hold of every step besides its observation, a number each."""
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 """For functions of numpy arrays and of tensors that return the like."""
@@ -49,6 +47,11 @@ class EnvironmentSpec:
     num_actions: int
 
     @property
+    def observation_bytes(self) -> int:
+        """Of one observation."""
+        return math.prod(self.observation_shape) * np.dtype(self.observation_dtype).itemsize
+
+    @property
     def is_image(self) -> bool:
         return len(self.observation_shape) == 3
 
@@ -61,22 +64,57 @@ class SequenceSpec:
     trace_length: int
     lstm_size: int
 
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """Of a recurrent state: [2 nets, 2 (h, c), H]."""
+        return 2, 2, self.lstm_size
 
-@dataclass
-class Sequence:
-    """One lane's sequence of n <= T transitions, as the actor builds it (numpy, not padded).
 
-    Shapes: ``observations`` [n+1, *obs]; ``previous_actions``, ``actions`` int64 [n+1] (the last action is
-    unused); ``behaviour_probs``, ``extrinsic_rewards``, ``intrinsic_rewards`` float32 [n+1]; ``terminated``:
-    whether the last observation is terminal; ``recurrent_state`` float32 [2 nets, 2 (h, c), H] before step 0.
+@dataclass(frozen=True)
+class StepField:
+    """A number that is kept of every step: its type in memory, its type in a stored sequence, its padding.
+
+    ``repeats`` names the field whose value of the step before it has: only the first of a sequence is stored.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    stored: np.dtype[Any]
+    padding: float
+    repeats: str
+
+
+def _kept(dtype: type, stored: str, padding: float = 0, repeats: str = "") -> dict[str, Any]:
+    return {"dtype": np.dtype(dtype), "stored": np.dtype(stored), "padding": padding, "repeats": repeats}
+
+
+@dataclass(kw_only=True)
+class Steps(Generic[Array]):
+    """What is kept of every step besides its observation: the table of per-step fields, in the order of the codec.
+
+    Lanes fill it; sequences, batches, the builder's ring, the codec and the estimates of memory have what is here.
+    The action of a sequence's last step is unused.
+    """
+
+    previous_actions: Array = field(metadata=_kept(np.int64, "<i2", padding=NO_ACTION, repeats="actions"))
+    actions: Array = field(metadata=_kept(np.int64, "<i2"))
+    behaviour_probs: Array = field(metadata=_kept(np.float32, "<f4", padding=1))
+    extrinsic_rewards: Array = field(metadata=_kept(np.float32, "<f4"))
+    intrinsic_rewards: Array = field(metadata=_kept(np.float32, "<f4"))
+
+
+STEP_FIELDS = tuple(StepField(each.name, **each.metadata) for each in fields(Steps))
+
+
+@dataclass(kw_only=True)
+class Sequence(Steps[np.ndarray]):
+    """One lane's sequence of n <= T transitions, as the actor builds it: not padded, per-step fields [n+1].
+
+    ``observations`` [n+1, *obs]; ``terminated``: whether the last observation is terminal; ``recurrent_state``
+    float32 [2 nets, 2 (h, c), H] before step 0.
     """
 
     observations: np.ndarray
-    previous_actions: np.ndarray
-    actions: np.ndarray
-    behaviour_probs: np.ndarray
-    extrinsic_rewards: np.ndarray
-    intrinsic_rewards: np.ndarray
     terminated: bool
     policy_index: int
     recurrent_state: np.ndarray
@@ -86,91 +124,79 @@ class Sequence:
         return len(self.actions) - 1
 
 
-@dataclass
-class SequenceBatch:
-    """B sequences padded to T transitions, time-major; numpy arrays or torch tensors alike.
+@dataclass(kw_only=True)
+class SequenceBatch(Steps[Array]):
+    """B sequences padded to T transitions, time-major, per-step fields [T+1, B]; numpy arrays or torch tensors alike.
 
-    ``observations`` [T+1, B, *obs]; ``previous_actions``, ``actions`` int64 [T+1, B];
-    ``behaviour_probs``, ``extrinsic_rewards``, ``intrinsic_rewards`` float32 [T+1, B]; ``terminated`` bool
-    [T+1, B]; ``mask`` bool [T, B]; ``policy_index`` int64 [B]; ``recurrent_state`` float32 [2, 2, B, H]
-    (net, h/c). Padding: zeros, ``behaviour_probs`` 1, ``previous_actions`` NO_ACTION, ``mask`` False.
+    ``observations`` [T+1, B, *obs]; ``terminated`` bool [T+1, B]; ``mask`` bool [T, B]; ``policy_index`` int64 [B];
+    ``recurrent_state`` float32 [2, 2, B, H] (net, h/c). ``mask`` of padding is False, observations are zeros.
     """
 
-    observations: Any
-    previous_actions: Any
-    actions: Any
-    behaviour_probs: Any
-    extrinsic_rewards: Any
-    intrinsic_rewards: Any
-    terminated: Any
-    mask: Any
-    policy_index: Any
-    recurrent_state: Any
-
-    @classmethod
-    def empty(cls, spec: SequenceSpec, batch_size: int, pad_observations: bool = True) -> SequenceBatch:
-        """Numpy batch holding only padding, to be filled column by column.
-
-        Without ``pad_observations`` those are whatever was in memory, and all of them must be written.
-        """
-        steps = (spec.trace_length + 1, batch_size)
-        frames = (batch_size, spec.trace_length + 1, *spec.environment.observation_shape)
-        allocate = np.zeros if pad_observations else np.empty
-        return cls(
-            # Time-major, but each column in one piece of memory: sequences are decompressed straight into it.
-            observations=allocate(frames, spec.environment.observation_dtype).swapaxes(0, 1),
-            previous_actions=np.full(steps, NO_ACTION, np.int64),
-            actions=np.zeros(steps, np.int64),
-            behaviour_probs=np.ones(steps, np.float32),
-            extrinsic_rewards=np.zeros(steps, np.float32),
-            intrinsic_rewards=np.zeros(steps, np.float32),
-            terminated=np.zeros(steps, np.bool_),
-            mask=np.zeros((spec.trace_length, batch_size), np.bool_),
-            policy_index=np.zeros(batch_size, np.int64),
-            recurrent_state=np.zeros((2, 2, batch_size, spec.lstm_size), np.float32),
-        )
-
-    def fill(self, column: int, sequence: Sequence) -> None:
-        """Write ``sequence`` into column b; the column must hold padding only."""
-        self.observations[: sequence.num_transitions + 1, column] = sequence.observations
-        self.fill_scalars(column, sequence)
-
-    def fill_scalars(self, column: int, sequence: Sequence) -> None:
-        """`fill` without the observations."""
-        n, b = sequence.num_transitions, column
-        for name in STEP_SCALARS:
-            getattr(self, name)[: n + 1, b] = getattr(sequence, name)
-        self.terminated[n, b] = sequence.terminated
-        self.mask[:n, b] = True
-        self.policy_index[b] = sequence.policy_index
-        self.recurrent_state[:, :, b] = sequence.recurrent_state
-
-    def fill_all_scalars(self, sequences: list[Sequence]) -> tuple[np.ndarray, np.ndarray]:
-        """`fill_scalars` of all columns at once, much the quicker where there are many of a few steps each.
-
-        Returns (t, b), each int64 [total steps]: where the steps of the concatenated sequences went.
-        """
-        counts = np.array([len(sequence.actions) for sequence in sequences])
-        columns = np.repeat(np.arange(len(counts)), counts)
-        steps = np.arange(len(columns)) - np.repeat(np.cumsum(counts) - counts, counts)
-        for name in STEP_SCALARS:
-            getattr(self, name)[steps, columns] = np.concatenate([getattr(sequence, name) for sequence in sequences])
-        self.terminated[counts - 1, np.arange(len(counts))] = [sequence.terminated for sequence in sequences]
-        self.mask[:] = np.arange(len(self.mask))[:, np.newaxis] < counts - 1
-        self.policy_index[:] = [sequence.policy_index for sequence in sequences]
-        self.recurrent_state[:] = np.stack([sequence.recurrent_state for sequence in sequences], 2)
-        return steps, columns
-
-    def to_torch(self, device: str | torch.device = "cpu") -> SequenceBatch:
-        """The same batch as tensors on ``device``; on the CPU they share memory with the numpy arrays."""
-        tensors: dict[str, Tensor] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-            tensors[field.name] = tensor.to(device, non_blocking=True)
-        return SequenceBatch(**tensors)
+    observations: Array
+    terminated: Array
+    mask: Array
+    policy_index: Array
+    recurrent_state: Array
 
     @property
     def num_transitions(self) -> int:
         """Valid transitions in the whole batch: what ``replay_ratio`` counts as trained."""
         return int(self.mask.sum())
+
+    def to_torch(self, device: str | torch.device = "cpu") -> SequenceBatch[Tensor]:
+        """The same batch as tensors on ``device``; on the CPU they share memory with the numpy arrays."""
+        tensors: dict[str, Tensor] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            tensors[each.name] = tensor.to(device, non_blocking=True)
+        return SequenceBatch(**tensors)
+
+
+def padded_batch(spec: SequenceSpec, batch_size: int, pad_observations: bool = True) -> SequenceBatch[np.ndarray]:
+    """A batch that holds only padding, to be filled by `fill_column` or `fill_columns`.
+
+    Without ``pad_observations`` those are whatever was in memory, and all of them must be written.
+    """
+    steps = (spec.trace_length + 1, batch_size)
+    frames = (batch_size, spec.trace_length + 1, *spec.environment.observation_shape)
+    nets, parts, width = spec.state_shape
+    allocate = np.zeros if pad_observations else np.empty
+    return SequenceBatch(
+        # Time-major, but each column in one piece of memory: sequences are decompressed straight into it.
+        observations=allocate(frames, spec.environment.observation_dtype).swapaxes(0, 1),
+        terminated=np.zeros(steps, np.bool_),
+        mask=np.zeros((spec.trace_length, batch_size), np.bool_),
+        policy_index=np.zeros(batch_size, np.int64),
+        recurrent_state=np.zeros((nets, parts, batch_size, width), np.float32),
+        **{each.name: np.full(steps, each.padding, each.dtype) for each in STEP_FIELDS},
+    )
+
+
+def fill_column(batch: SequenceBatch[np.ndarray], column: int, sequence: Sequence) -> None:
+    """Write all of ``sequence`` but its observations into column b, which must hold padding only."""
+    n, b = sequence.num_transitions, column
+    for each in STEP_FIELDS:
+        getattr(batch, each.name)[: n + 1, b] = getattr(sequence, each.name)
+    batch.terminated[n, b] = sequence.terminated
+    batch.mask[:n, b] = True
+    batch.policy_index[b] = sequence.policy_index
+    batch.recurrent_state[:, :, b] = sequence.recurrent_state
+
+
+def fill_columns(batch: SequenceBatch[np.ndarray], sequences: list[Sequence]) -> tuple[np.ndarray, np.ndarray]:
+    """`fill_column` of all columns at once, much the quicker where there are many of a few steps each.
+
+    Returns (t, b), each int64 [total steps]: where the steps of the concatenated sequences went.
+    """
+    counts = np.array([len(sequence.actions) for sequence in sequences])
+    columns = np.repeat(np.arange(len(counts)), counts)
+    steps = np.arange(len(columns)) - np.repeat(np.cumsum(counts) - counts, counts)
+    for each in STEP_FIELDS:
+        values = np.concatenate([getattr(sequence, each.name) for sequence in sequences])
+        getattr(batch, each.name)[steps, columns] = values
+    batch.terminated[counts - 1, np.arange(len(counts))] = [sequence.terminated for sequence in sequences]
+    batch.mask[:] = np.arange(len(batch.mask))[:, np.newaxis] < counts - 1
+    batch.policy_index[:] = [sequence.policy_index for sequence in sequences]
+    batch.recurrent_state[:] = np.stack([sequence.recurrent_state for sequence in sequences], 2)
+    return steps, columns

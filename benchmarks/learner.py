@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from agent57.config import AgentConfig, SequenceConfig
-from agent57.structures import SequenceBatch, SequenceSpec
+from agent57.structures import SequenceBatch, SequenceSpec, padded_batch
 from agent57.terms.q_td import unroll
 from agent57.terms.term import last_valid
 from benchmarks.measure import Figure, against, alternating_medians, report, shares
@@ -25,10 +25,10 @@ from benchmarks.networks import ATARI, dtype_name
 from learner.learner import Learner, LearnerConfig
 
 
-def random_batch(spec: SequenceSpec, batch_size: int, num_policies: int) -> SequenceBatch:
+def random_batch(spec: SequenceSpec, batch_size: int, num_policies: int) -> SequenceBatch[np.ndarray]:
     """A full batch of noise frames and plausible scalars."""
     rng = np.random.default_rng(0)
-    batch = SequenceBatch.empty(spec, batch_size)
+    batch = padded_batch(spec, batch_size)
     steps = batch.actions.shape
     batch.observations = rng.integers(0, 256, batch.observations.shape, np.uint8)
     batch.actions = rng.integers(spec.environment.num_actions, size=steps)
@@ -44,7 +44,7 @@ def random_batch(spec: SequenceSpec, batch_size: int, num_policies: int) -> Sequ
 class BareStep:
     """What no learner of these networks can do without; ``seconds`` by kind of the last call."""
 
-    def __init__(self, learner: Learner, batch: SequenceBatch) -> None:
+    def __init__(self, learner: Learner, batch: SequenceBatch[torch.Tensor]) -> None:
         self._networks, self._targets, self._batch = learner.networks, learner.targets, batch
         t, b = last_valid(batch.mask, learner.config.auxiliary_steps)
         self._observations, self._arrived = batch.observations[t, b], batch.observations[t + 1, b]

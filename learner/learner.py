@@ -138,7 +138,7 @@ class Learner:
             weight_decay=self.config.embedding_l2 if name == "embedding" else 0.0,
         )
 
-    def update(self, batch: SequenceBatch) -> UpdateResult:
+    def update(self, batch: SequenceBatch[Any]) -> UpdateResult:
         """One update of all networks from ``batch`` (numpy or torch): of several ranks' whole batch, this one's part.
 
         Metrics are those of the whole batch, priorities those of the part. Raises TrainingDiverged after

@@ -18,7 +18,16 @@ from torch import Tensor, nn
 from agent57.config import LossConfig, NetworkConfig
 from agent57.errors import both_networks
 from agent57.scales import Scales
-from agent57.structures import NET_NAMES, NO_ACTION, EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
+from agent57.structures import (
+    NET_NAMES,
+    NO_ACTION,
+    EnvironmentSpec,
+    Sequence,
+    SequenceBatch,
+    SequenceSpec,
+    fill_column,
+    padded_batch,
+)
 from agent57.terms.q_td import q_td
 from agent57.terms.term import Update
 from agent57.torsos import Torso
@@ -132,11 +141,17 @@ def varied_sequences(seed: int, spec: EnvironmentSpec, trace_length: int, num_po
     return [random_sequence(rng, spec, *kind, num_policies=num_policies) for kind in kinds]
 
 
+def fill_whole(batch: SequenceBatch[np.ndarray], column: int, sequence: Sequence) -> None:
+    """`fill_column`, and the observations."""
+    batch.observations[: sequence.num_transitions + 1, column] = sequence.observations
+    fill_column(batch, column, sequence)
+
+
 def batch_of(sequences: SequenceOf[Sequence], spec: EnvironmentSpec, trace_length: int) -> SequenceBatch:
     """The padded batch of ``sequences``, as numpy arrays."""
-    batch = SequenceBatch.empty(SequenceSpec(spec, trace_length, LSTM_SIZE), len(sequences))
+    batch = padded_batch(SequenceSpec(spec, trace_length, LSTM_SIZE), len(sequences))
     for column, sequence in enumerate(sequences):
-        batch.fill(column, sequence)
+        fill_whole(batch, column, sequence)
     return batch
 
 

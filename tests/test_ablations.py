@@ -28,7 +28,7 @@ from agent57.networks import Agent57Networks, EmbeddingNetwork, QNetwork, Random
 from agent57.novelty import make_networks
 from agent57.novelty.lifelong import LifelongNovelty
 from agent57.scales import Scales
-from agent57.structures import SequenceBatch, SequenceSpec
+from agent57.structures import SequenceSpec, padded_batch
 from agent57.torsos import resolve_torso_dtype
 from cluster.commands.train import train
 from cluster.runtime.meta_controller import MetaController
@@ -41,6 +41,7 @@ from tests.loss_oracle import (
     TableNetwork,
     batch_of,
     fast_q_losses,
+    fill_whole,
     indexed,
     random_sequence,
     slow_q_losses,
@@ -165,9 +166,9 @@ def test_actors_of_a_single_network_give_the_learners_priorities() -> None:
     networks.scales.intrinsic.fill_(0.25)
     worker.set_weights(2, flatten_weights(networks))
     rollout = worker.rollout(60, [[0] * 20, [1] * 20, [2] * 20])
-    batch = SequenceBatch.empty(SequenceSpec(worker.spec, 4, worker.agent.network.lstm_size), len(rollout.sequences))
+    batch = padded_batch(SequenceSpec(worker.spec, 4, worker.agent.network.lstm_size), len(rollout.sequences))
     for column, sequence in enumerate(rollout.sequences):
-        batch.fill(column, sequence)
+        fill_whole(batch, column, sequence)
     family = PolicyFamily(**vars(worker.agent.family))
     expected = fast_q_losses(
         (networks.q_ext,),

@@ -47,7 +47,7 @@ def _figures(losses: Tensor, q_taken: Tensor, errors: SequenceErrors, num_networ
     return figures
 
 
-def unroll(network: QNetwork, batch: SequenceBatch, net: int, burn_in: int) -> Tensor:
+def unroll(network: QNetwork, batch: SequenceBatch[Tensor], net: int, burn_in: int) -> Tensor:
     """Q-values of every step of a batch, [T+1, B, A], from the stored recurrent states.
 
     After ``burn_in`` steps the recurrent state is detached, so those steps get no gradient through it.

@@ -62,14 +62,14 @@ class Update:
 
     networks: Agent57Networks
     target_networks: tuple[QNetwork, ...]
-    batch: SequenceBatch
+    batch: SequenceBatch[Tensor]
     transitions: Transitions
     betas: Tensor
     discounts: Tensor
     config: LossConfig
 
 
-def last_transitions(batch: SequenceBatch, count: int) -> Transitions:
+def last_transitions(batch: SequenceBatch[Tensor], count: int) -> Transitions:
     """The last ``count`` valid transitions of each sequence, fewer where one is shorter.
 
     NGU trains its embedding and its RND predictor on the last 5 steps of each sampled sequence.

@@ -20,6 +20,7 @@ from cluster.plan.placement import Load, Node, Placement, place
 from cluster.run.config import TrainConfig
 from cluster.run.errors import UserError
 from learner.learner import resolve_device
+from replay.codec import stored_bytes
 
 PROCESS_BYTES = 350e6
 """Measured: a process with torch, Ray and an emulator, before networks and buffers."""
@@ -264,9 +265,7 @@ class _Sizes:
     @classmethod
     def of(cls, config: TrainConfig, spec: SequenceSpec) -> _Sizes:
         weights = 4.0 * network_parameters(config, spec)
-        observation = 1 if spec.environment.observation_dtype == "uint8" else 4
-        for side in spec.environment.observation_shape:
-            observation *= side
+        observation = spec.environment.observation_bytes
         lanes = config.cluster.lanes_per_worker
         buffers = (spec.trace_length + 1) * lanes * (observation + 16.0 * spec.lstm_size + 64)
         memories = lanes * novelty_of(config.agent, spec.environment).bytes_per_lane()
@@ -277,7 +276,7 @@ class _Sizes:
             learner=PROCESS_BYTES + 6 * weights + (2 + config.cluster.prefetch_batches) * batch,
             evaluator=PROCESS_BYTES,
             shard_base=0.0 if config.serial else PROCESS_BYTES,
-            sequence=(spec.trace_length + 1) * (observation + 32.0) + 16.0 * spec.lstm_size,
+            sequence=stored_bytes(spec),
             per_node=0.0 if config.serial else config.cluster.object_store_gb * 1e9,
         )
 

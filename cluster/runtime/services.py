@@ -163,7 +163,7 @@ class LearnerService:
         self.learner = Learner(config.agent, learner, self._spec.environment, config.seed, self.ranks)
         self._rng = np.random.default_rng([config.seed, 12, self.ranks.rank, life])
         self._replay: ReplayPort | None = None
-        self._batches: Iterator[tuple[SampledSequences, SequenceBatch]] | None = None
+        self._batches: Iterator[tuple[SampledSequences, SequenceBatch[np.ndarray]]] | None = None
 
     def update(self, request: UpdateRequest) -> UpdateReply:
         """Make the updates and publish; stops early, saying why, if the replay is lost.
@@ -206,7 +206,7 @@ class LearnerService:
         metrics = means.drain() | {"learner/bad_updates": float(self.learner.bad_updates)}
         return UpdateReply(updates, self.learner.updates, transitions, metrics, peer_lost, resident_bytes())
 
-    def _agree(self, batch: SequenceBatch | None) -> int | None:
+    def _agree(self, batch: SequenceBatch[np.ndarray] | None) -> int | None:
         """Valid transitions in the batch of all ranks, or None if one of them has none to train on."""
         if self.ranks.count == 1:
             return None if batch is None else batch.num_transitions
@@ -249,13 +249,13 @@ class LearnerService:
             self._batches.close()
         self._batches = None
 
-    def _supply(self) -> Iterator[tuple[SampledSequences, SequenceBatch]]:
+    def _supply(self) -> Iterator[tuple[SampledSequences, SequenceBatch[np.ndarray]]]:
         if self._batches is None:
             ahead = self.config.cluster.prefetch_batches
             self._batches = iter(self._fetch, None) if self._serial else Prefetcher(self._fetch, ahead)
         return self._batches
 
-    def _fetch(self) -> tuple[SampledSequences, SequenceBatch]:
+    def _fetch(self) -> tuple[SampledSequences, SequenceBatch[np.ndarray]]:
         assert self._replay is not None
         sampled = self._replay.sample(self.config.learner.batch_size, self.ranks.rank, self.ranks.count, self._rng)
         return sampled, decode_batch(sampled.blob, sampled.offsets, self._spec)

@@ -17,9 +17,9 @@ from actors.rollout import ActorConfig, Rollout, RolloutWorker
 from agent57.config import AgentConfig, IntrinsicConfig, LossConfig, NetworkConfig, PolicyFamilyConfig, SequenceConfig
 from agent57.family import PolicyFamily
 from agent57.networks import Agent57Networks, flatten_weights
-from agent57.structures import Sequence, SequenceBatch, SequenceSpec
+from agent57.structures import Sequence, SequenceSpec, padded_batch
 from cluster.run.checkpoint import load_tree, save_tree
-from tests.loss_oracle import fast_q_losses
+from tests.loss_oracle import fast_q_losses, fill_whole
 
 gymnasium.register("CounterOfThree-v0", "tests.fakes:Counter", kwargs={"endings": ((3, False),)})
 gymnasium.register(
@@ -106,9 +106,9 @@ def test_initial_priorities_are_what_the_learner_would_compute(env_id: str, trac
     networks.scales.intrinsic.fill_(0.25)
     worker.set_weights(1, flatten_weights(networks))
     rollout = worker.rollout(70, [[0] * 30, [1] * 30, [2] * 30])
-    batch = SequenceBatch.empty(SequenceSpec(worker.spec, 4, 8), len(rollout.sequences))
+    batch = padded_batch(SequenceSpec(worker.spec, 4, 8), len(rollout.sequences))
     for column, sequence in enumerate(rollout.sequences):
-        batch.fill(column, sequence)
+        fill_whole(batch, column, sequence)
     family = PolicyFamily(**vars(agent.family))
     nets = (networks.q_ext, networks.q_int)
     expected = fast_q_losses(

@@ -15,7 +15,8 @@ from actors.environments.contract import EnvironmentConfig, EnvironmentStep, Lan
 from actors.lanes import Lanes, LaneStep
 from actors.sequence_builder import BuiltSequence, SequenceBuilder
 from agent57.config import AgentConfig, IntrinsicConfig, NetworkConfig, PolicyFamilyConfig, SequenceConfig
-from agent57.structures import NO_ACTION, EnvironmentSpec, SequenceBatch, SequenceSpec
+from agent57.structures import NO_ACTION, EnvironmentSpec, SequenceSpec, padded_batch
+from tests.loss_oracle import fill_whole
 
 SPEC = EnvironmentSpec((2,), "float32", 1.0, 3)
 LSTM_SIZE = 4
@@ -95,7 +96,7 @@ def build(builder: SequenceBuilder, steps: list[LaneStep]) -> list[BuiltSequence
 
 
 def make_builder(trace_length: int, period: int, num_lanes: int) -> SequenceBuilder:
-    return SequenceBuilder(SPEC, SequenceConfig(trace_length, period), num_lanes, LSTM_SIZE)
+    return SequenceBuilder(SequenceSpec(SPEC, trace_length, LSTM_SIZE), period, num_lanes)
 
 
 def assert_is_span(item: BuiltSequence, steps: list[LaneStep], first: int, last: int, lane: int) -> None:
@@ -168,9 +169,9 @@ def test_a_short_sequence_fills_a_batch_with_the_rest_masked() -> None:
     steps = schedule(np.random.default_rng(0), [[2, 6]])
     steps[2].terminated[:] = True
     built = build(make_builder(4, 2, 1), steps)
-    batch = SequenceBatch.empty(SequenceSpec(SPEC, 4, LSTM_SIZE), 2)
+    batch = padded_batch(SequenceSpec(SPEC, 4, LSTM_SIZE), 2)
     for column, item in enumerate(built[:2]):
-        batch.fill(column, item.sequence)
+        fill_whole(batch, column, item.sequence)
     np.testing.assert_array_equal(batch.mask.T, [[True, True, False, False], [True] * 4])
     np.testing.assert_array_equal(batch.terminated.T, [[False, False, True, False, False], [False] * 5])
     assert (batch.previous_actions[3:, 0] == NO_ACTION).all()
@@ -240,7 +241,8 @@ def test_stored_sequences_hold_what_the_environments_saw(trace_length: int, peri
     )
     environments = LoggedEnvironments("CounterOfManyLengths-v0", num_lanes, 3, EnvironmentConfig())
     lanes = Lanes(agent, environments, np.full(num_lanes, 0.5), seed=0)
-    builder = SequenceBuilder(environments.spec, agent.sequence, num_lanes, agent.network.lstm_size)
+    spec = SequenceSpec(environments.spec, agent.sequence.trace_length, agent.network.lstm_size)
+    builder = SequenceBuilder(spec, agent.sequence.replay_period, num_lanes)
     built = [item for _ in range(150) for item in builder.append(lanes.step(lambda lane: lane))]
 
     stored: set[tuple[float, float]] = set()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agent57.config import AgentConfig, LossConfig, PolicyFamilyConfig, SequenceConfig
 from agent57.networks import Agent57Networks, load_flat_weights
-from agent57.structures import NO_ACTION, EnvironmentSpec, SequenceBatch, SequenceSpec
+from agent57.structures import NO_ACTION, EnvironmentSpec, SequenceBatch, SequenceSpec, padded_batch
 from agent57.values import rescale
 from cluster.run.checkpoint import load_tree, save_tree
 from learner.learner import Learner, LearnerConfig, TrainingDiverged, UpdateResult
@@ -459,7 +459,7 @@ CHAIN_DISCOUNT = 0.9
 
 def chain_batch() -> SequenceBatch:
     """The four episodes, one per pair of actions, played at random with policy 1 (beta 0.3)."""
-    batch = SequenceBatch.empty(SequenceSpec(CHAIN, 2, LSTM_SIZE), 4)
+    batch = padded_batch(SequenceSpec(CHAIN, 2, LSTM_SIZE), 4)
     batch.observations[:] = np.eye(3, dtype=np.float32)[:, None]
     batch.actions[:2] = [[0, 0, 1, 1], [0, 1, 0, 1]]
     batch.previous_actions[0], batch.previous_actions[1:] = NO_ACTION, batch.actions[:2]

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent57.structures import NO_ACTION, EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec
-from replay.codec import _zstd, decode_batch, decode_sequence, encode_sequence
+from agent57.structures import NO_ACTION, EnvironmentSpec, Sequence, SequenceBatch, SequenceSpec, padded_batch
+from replay.codec import _zstd, decode_batch, decode_sequence, encode_sequence, stored_bytes
+from tests.loss_oracle import fill_whole
 
 IMAGES = SequenceSpec(EnvironmentSpec((1, 12, 12), "uint8", 255.0, 18), trace_length=10, lstm_size=8)
 VECTORS = SequenceSpec(EnvironmentSpec((5,), "float32", 1.0, 3), trace_length=10, lstm_size=8)
@@ -102,9 +103,9 @@ def test_batch_equals_the_sequences_filled_one_by_one(
     # The batch's memory was used before.
     monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 7, dtype))
     sequences = [make_sequence(spec, n, seed=n) for n in (10, 1, 7, 10, 2)]
-    expected = SequenceBatch.empty(spec, len(sequences))
+    expected = padded_batch(spec, len(sequences))
     for column, sequence in enumerate(sequences):
-        expected.fill(column, sequence)
+        fill_whole(expected, column, sequence)
     blob, offsets = join([encode_sequence(sequence) for sequence in sequences])
     if threads:
         with ThreadPoolExecutor(threads) as executor:
@@ -240,7 +241,7 @@ def test_sequences_that_would_not_survive_the_trip_are_refused() -> None:
         "at least one transition": make_sequence(IMAGES, 0),
         "one length": replace(good, extrinsic_rewards=good.extrinsic_rewards[1:]),
         "uint8 or float32": replace(good, observations=good.observations.astype(np.int64)),
-        "must be float32": replace(good, behaviour_probs=good.behaviour_probs.astype(np.float64)),
+        "other types .behaviour_probs": replace(good, behaviour_probs=good.behaviour_probs.astype(np.float64)),
         r"\[2, 2, H\]": replace(good, recurrent_state=good.recurrent_state[0]),
         r"must equal actions\[t - 1\]": replace(good, previous_actions=good.previous_actions + 1),
         "fit in int16": replace(
@@ -250,3 +251,9 @@ def test_sequences_that_would_not_survive_the_trip_are_refused() -> None:
     for message, sequence in bad.items():
         with pytest.raises(ValueError, match=message):
             encode_sequence(sequence)
+
+
+@pytest.mark.parametrize("spec", [IMAGES, VECTORS])
+def test_the_estimate_of_a_blob_is_an_upper_one_and_close(spec: SequenceSpec) -> None:
+    blob = encode_sequence(make_sequence(spec, 10))  # noise, which does not compress
+    assert 0.8 * stored_bytes(spec) < len(blob) <= stored_bytes(spec)
