@@ -17,12 +17,12 @@ import sys
 from cluster.telemetry.lasting_output import lasting_output
 
 COMMANDS = {
-    "train": "cluster.commands.train:run_train",
+    "train": "cluster.commands.train_command:run",
     "eval": "cluster.commands.evaluation:run",
     "report": "cluster.commands.report.command:run",
     "export": "cluster.commands.export:run",
     "suite": "cluster.commands.suite:run",
-    "doctor": "cluster.commands.train:run_doctor",
+    "doctor": "cluster.commands.doctor:run",
 }
 """Each command's function, which takes its arguments and returns the exit code; imported when it is called."""
 USAGE = f"usage: python launch.py {{{','.join(COMMANDS)}}} ...; 'python launch.py train --help' lists every option"

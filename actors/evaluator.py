@@ -8,11 +8,11 @@ they tell the bandit anything.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
+from actors.config import EvaluationConfig
 from actors.environments.contract import EnvironmentConfig, LaneEnvironments
 from actors.environments.kinds import has_step_limit
 from actors.episode_clip import EpisodeClip
@@ -20,7 +20,7 @@ from actors.lanes import Lanes, LaneStep
 from actors.rollout import Episode, EpisodeTally
 from agent57.bandit import SlidingWindowUCB
 from agent57.config import AgentConfig
-from agent57.ranges import Range, Share, check_ranges
+from agent57.state import Stateful
 
 HALF_LIFE_ROUNDS = 2
 """Rounds after which an episode counts half in the choice of the arm that is scored."""
@@ -28,36 +28,14 @@ EVALUATION_STEPS = 10_000
 """Steps after which an evaluated episode is cut where no limit is registered or configured, or rounds might not end."""
 
 
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """Greedy evaluation during training (Agent57 appendix)."""
-
-    episodes: Annotated[int, Range(at_least=1, at_most=1024)] = 8
-    """Episodes of one round, played side by side. Two of them (one of two or three) explore for the evaluator's bandit,
-    the others are the score; a single one is the score, and a second explores beside it."""
-    period_env_frames: Annotated[int, Range(at_least=0, at_most=10**15)] = 1_000_000
-    """Environment frames of training between the starts of two rounds; 0 turns evaluation off."""
-    epsilon: Share = 0.01
-    """Epsilon of the evaluated policies."""
-    bandit_window: Annotated[int, Range(at_least=1, at_most=10**7)] = 3600
-    """Episodes that the evaluator's bandit remembers."""
-    bandit_epsilon: Share = 0.01
-    """Probability of a random policy in an evaluated episode."""
-    ucb_bonus: Annotated[float, Range(at_least=0, at_most=1e6)] = 1.0
-    """Exploration bonus of the evaluator's bandit."""
-    policy_index: Annotated[int | None, Range(at_least=0, at_most=4095)] = None
-    """Evaluate this policy alone, without a bandit (0: the exploitative one)."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "evaluation")
-
-
-class Evaluator:
+class Evaluator(Stateful):
     """Plays rounds of ``episodes`` episodes, one per lane, with fixed weights during a round.
 
     `begin` starts a round; `play` advances it a bounded number of steps, so that its caller stays responsive. ``life``:
     see `RolloutWorker`.
     """
+
+    STATE = ("lanes", "bandit", "scored_arm", "_rounds", "_arms", "_episodes", "_playing")
 
     def __init__(
         self,
@@ -176,27 +154,6 @@ class Evaluator:
                     self.bandit.update(episode.policy_index, episode.extrinsic_return)
                     episodes.append(episode)
         return episodes
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything; needs ``reproducible`` environments."""
-        return {
-            "lanes": self.lanes.state_dict(),
-            "bandit": self.bandit.state_dict(),
-            "scored_arm": self.scored_arm,
-            "rounds": self._rounds,
-            "arms": self._arms.copy(),
-            "episodes": self._episodes.state_dict(),
-            "playing": self._playing.copy(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly from ``state``."""
-        self.lanes.load_state_dict(state["lanes"])
-        self.bandit.load_state_dict(state["bandit"])
-        self.scored_arm, self._rounds = state["scored_arm"], state["rounds"]
-        self._arms = state["arms"].copy()
-        self._episodes.load_state_dict(state["episodes"])
-        self._playing = state["playing"].copy()
 
 
 def explores(evaluation: EvaluationConfig, num_policies: int) -> bool:

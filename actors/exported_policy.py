@@ -25,8 +25,7 @@ from actors.environments.training_environment import TrainingEnvironment
 from actors.extensions import load_extensions, refuse_untrusted_extensions
 from actors.policy import Policy
 from actors.trusted_modules import UntrustedModule, refuse_untrusted
-from agent57.config import AgentConfig
-from agent57.config_tree import config_from_dict
+from agent57.config import AgentConfig, config_from_dict
 from agent57.networks import Agent57Networks, flatten_weights
 from agent57.novelty import make_networks
 from agent57.structures import EnvironmentSpec

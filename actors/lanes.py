@@ -21,6 +21,7 @@ from agent57.errors import both_networks
 from agent57.family import PolicyFamily
 from agent57.networks import load_flat_weights
 from agent57.novelty import make_networks, novelty_of
+from agent57.state import Stateful
 from agent57.structures import NO_ACTION, Steps
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
 from agent57.values import greedy_actions
@@ -48,13 +49,31 @@ class LaneStep(Steps[np.ndarray]):
     revisits: np.ndarray | None = None
 
 
-class Lanes:
+class Lanes(Stateful):
     """All state of L lanes; `step` advances every lane by one observation.
 
     Environments reset on the step after an episode's end: that step's action is ignored, and what arrives is
     the next episode's first observation, which is no transition. An episode that broke off by a fault of its
     environment has no end: the next one just starts. Not thread-safe.
     """
+
+    STATE = (
+        "networks",
+        "novelty",
+        "environments",
+        "weights_version",
+        "policy_index",
+        "_observations",
+        "_previous_actions",
+        "_extrinsic_rewards",
+        "_starts",
+        "_ends",
+        "_terminated",
+        "_revisits",
+        "_again",
+        "_recurrent",
+        "_rng",
+    )
 
     def __init__(
         self,
@@ -70,7 +89,7 @@ class Lanes:
         self.device = torch.device(device)
         self.weights_version = -1
         self._rng = np.random.default_rng(seed)
-        self._betas = PolicyFamily(**vars(agent.family)).betas.astype(np.float32)
+        self._betas = PolicyFamily.of(agent.family).betas.astype(np.float32)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = make_networks(agent, environments.spec)
@@ -194,39 +213,3 @@ class Lanes:
     def load_running_state(self, state: dict[str, Any]) -> None:
         """Take over another life's running moments, e.g. those of the worker that this one replaces."""
         self.novelty.load_running_state(state)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything, to be saved at once: tensors are not copied. Needs ``reproducible=True`` environments."""
-        return {
-            "networks": self.networks.state_dict(),
-            "novelty": self.novelty.state_dict(),
-            "environments": self.environments.state_dict(),
-            "weights_version": self.weights_version,
-            "policy_index": self.policy_index.copy(),
-            "observations": self._observations,
-            "previous_actions": self._previous_actions,
-            "extrinsic_rewards": self._extrinsic_rewards,
-            "starts": self._starts,
-            "ends": self._ends,
-            "terminated": self._terminated,
-            "revisits": self._revisits,
-            "again": self._again.copy(),
-            "recurrent": self._recurrent,
-            "rng": self._rng.bit_generator.state,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly from ``state``."""
-        self.networks.load_state_dict(state["networks"])
-        self.novelty.load_state_dict(state["novelty"])
-        self.environments.load_state_dict(state["environments"])
-        self.weights_version = state["weights_version"]
-        self.policy_index = state["policy_index"].copy()
-        self._observations = state["observations"]
-        self._previous_actions = state["previous_actions"]
-        self._extrinsic_rewards = state["extrinsic_rewards"]
-        self._starts, self._ends, self._terminated = state["starts"], state["ends"], state["terminated"]
-        self._revisits = state["revisits"]
-        self._again = state["again"].copy()
-        self._recurrent = state["recurrent"].to(self.device)
-        self._rng.bit_generator.state = state["rng"]

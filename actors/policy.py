@@ -38,7 +38,7 @@ class Policy:
             raise ValueError(f"policy_index must lie between 0 and {agent.family.num_policies - 1}")
         if not 0 <= epsilon <= 1:
             raise ValueError("epsilon must lie in [0, 1]")
-        family = PolicyFamily(**vars(agent.family))
+        family = PolicyFamily.of(agent.family)
         self.spec, self.agent = spec, agent
         self.policy_index, self.epsilon = policy_index, epsilon
         self.beta, self.discount = float(family.betas[policy_index]), float(family.discounts[policy_index])

@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 
+from actors.config import ActorConfig
 from actors.environments.contract import EnvironmentConfig, LaneEnvironments
 from actors.lanes import Lanes, LaneStep
 from actors.sequence_builder import BuiltSequence, SequenceBuilder
@@ -22,30 +22,9 @@ from agent57.config import AgentConfig
 from agent57.errors import sequence_errors
 from agent57.family import PolicyFamily, lane_epsilons
 from agent57.novelty.contract import Part
-from agent57.ranges import Range, check_ranges
 from agent57.scales import Scales
+from agent57.state import Stateful
 from agent57.structures import EnvironmentSpec, Sequence, SequenceSpec, fill_columns, padded_batch
-
-
-@dataclass(frozen=True)
-class ActorConfig:
-    """How lanes act (Agent57 appendix)."""
-
-    epsilon_base: Annotated[float, Range(above=0, at_most=1)] = 0.4
-    """Epsilon of the most random lane; lane l of L has base^(1 + alpha l / (L - 1))."""
-    epsilon_alpha: Annotated[float, Range(at_least=0, at_most=1000)] = 8.0
-    """Spread of the epsilons over lanes."""
-    steps_per_request: Annotated[int, Range(at_least=1, at_most=10_000)] = 100
-    """Most steps of each lane between two pulls of weights; also the size of one request to a worker."""
-    max_policy_lag: Annotated[int, Range(at_least=0, at_most=10**9)] = 0
-    """Learner updates between two pulls of weights at most: where updates come fast beside steps, requests are made
-    shorter than steps-per-request; 0 keeps those."""
-    torso_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Arithmetic of the torsos while acting; the LSTM and the heads stay float32. auto: bfloat16 where the device has
-    instructions for it."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "actor")
 
 
 @dataclass(frozen=True)
@@ -66,8 +45,10 @@ class Episode:
     cut: bool = False
 
 
-class EpisodeTally:
+class EpisodeTally(Stateful):
     """Adds up the episodes that L lanes are playing; workers and evaluators call it once per step."""
+
+    STATE = ("returns", "lengths", "new_states")
 
     def __init__(self, num_lanes: int) -> None:
         self.returns = np.zeros((num_lanes, 2))
@@ -101,13 +82,6 @@ class EpisodeTally:
             for lane in np.flatnonzero(step.ends | cut)
         ]
 
-    def state_dict(self) -> dict[str, Any]:
-        return {name: sums.copy() for name, sums in vars(self).items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in vars(self):
-            setattr(self, name, state[name].copy())
-
 
 @dataclass
 class Rollout:
@@ -130,13 +104,15 @@ class Rollout:
     faults: list[str]
 
 
-class RolloutWorker:
+class RolloutWorker(Stateful):
     """L lanes of one process, lanes ``first_lane``.. of ``total_lanes`` in the run.
 
     ``reproducible`` environments make `state_dict` complete, at the price of slower resets (serial mode). ``life``
     tells this worker from those before it at the same lanes, which failed or belong to an earlier session: each life
     has random numbers and episodes of its own.
     """
+
+    STATE = ("lanes", "_builder", "_arms", "_episodes")
 
     def __init__(
         self,
@@ -167,7 +143,7 @@ class RolloutWorker:
         self.spec = environments.spec
         self.sequences = SequenceSpec(self.spec, agent.sequence.trace_length, agent.network.lstm_size)
         self._builder = SequenceBuilder(self.sequences, agent.sequence.replay_period, num_lanes)
-        family = PolicyFamily(**vars(agent.family))
+        family = PolicyFamily.of(agent.family)
         self._betas = torch.tensor(family.betas, dtype=torch.float32)
         self._discounts = torch.tensor(family.discounts, dtype=torch.float32)
         self._arms: list[deque[int]] = [deque() for _ in range(num_lanes)]
@@ -248,22 +224,6 @@ class RolloutWorker:
             single=not self.agent.network.separate,
         )
         return errors.priorities.numpy()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything; needs ``reproducible`` environments."""
-        return {
-            "lanes": self.lanes.state_dict(),
-            "builder": self._builder.state_dict(),
-            "arms": [list(queue) for queue in self._arms],
-            "episodes": self._episodes.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly from ``state``."""
-        self.lanes.load_state_dict(state["lanes"])
-        self._builder.load_state_dict(state["builder"])
-        self._arms = [deque(arms) for arms in state["arms"]]
-        self._episodes.load_state_dict(state["episodes"])
 
 
 class _Tally:

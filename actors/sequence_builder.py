@@ -8,11 +8,11 @@ lost.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from actors.lanes import LaneStep
+from agent57.state import Stateful
 from agent57.structures import STEP_FIELDS, Sequence, SequenceSpec
 
 
@@ -28,7 +28,7 @@ class BuiltSequence:
     new_steps: int
 
 
-class SequenceBuilder:
+class SequenceBuilder(Stateful):
     """The newest T+1 steps of all lanes, row by row in a ring, and where in it each lane's next sequence begins.
 
     ``_length`` [L] steps of the lane's episode have arrived; its next sequence begins with step ``_first`` [L] of the
@@ -36,7 +36,7 @@ class SequenceBuilder:
     replay period.
     """
 
-    _POSITIONS = ("policy_index", "length", "first")
+    STATE = ("_ring", "_states", "_time", "_policy_index", "_length", "_first")
 
     def __init__(self, spec: SequenceSpec, period: int, num_lanes: int) -> None:
         self.trace_length, self.period = spec.trace_length, period
@@ -97,19 +97,3 @@ class SequenceBuilder:
     def _state_slots(self, positions: np.ndarray) -> np.ndarray:
         """Where ``_states`` holds the states before these steps of an episode, multiples of the period."""
         return positions // self.period % self._states.shape[1]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "ring": {name: ring.copy() for name, ring in self._ring.items()},
-            "states": self._states.copy(),
-            "time": self._time,
-            **{name: getattr(self, f"_{name}").copy() for name in self._POSITIONS},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, ring in self._ring.items():
-            ring[:] = state["ring"][name]
-        self._states[:] = state["states"]
-        self._time = state["time"]
-        for name in self._POSITIONS:
-            setattr(self, f"_{name}", state[name].copy())

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agent57.config import PolicyFamilyConfig
+
 
 class PolicyFamily:
     """The pairs (beta_j, gamma_j), j = 0..N-1, as numpy arrays ``betas`` and ``discounts`` of shape [N].
@@ -33,6 +35,11 @@ class PolicyFamily:
         self.discounts = np.array(
             [_discount(j, num_policies, gamma_max, gamma_mid, gamma_min) for j in range(num_policies)]
         )
+
+    @classmethod
+    def of(cls, config: PolicyFamilyConfig) -> PolicyFamily:
+        """The family that ``config`` describes."""
+        return cls(**vars(config))
 
 
 def _sigmoid(x: float) -> float:

@@ -16,8 +16,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from actors.config import ActorConfig
 from actors.environments.contract import LaneEnvironments
-from actors.rollout import ActorConfig, RolloutWorker
+from actors.rollout import RolloutWorker
 from agent57.novelty.episodic_memory import EpisodicMemory
 from agent57.novelty.ngu import NGULanes
 from benchmarks.measure import Figure, against, alternating_medians, report, shares

@@ -22,7 +22,8 @@ from agent57.terms.q_td import unroll
 from agent57.terms.term import last_valid
 from benchmarks.measure import Figure, against, alternating_medians, report, shares
 from benchmarks.networks import ATARI, dtype_name
-from learner.learner import Learner, LearnerConfig
+from learner.config import LearnerConfig
+from learner.learner import Learner
 
 
 def random_batch(spec: SequenceSpec, batch_size: int, num_policies: int) -> SequenceBatch[np.ndarray]:

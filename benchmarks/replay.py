@@ -17,15 +17,17 @@ import numpy as np
 import torch
 import zstandard
 
+from actors.config import ActorConfig
 from actors.environments.contract import EnvironmentConfig
-from actors.rollout import ActorConfig, RolloutWorker
+from actors.rollout import RolloutWorker
 from agent57.config import AgentConfig
 from agent57.structures import SequenceSpec
 from benchmarks.measure import Figure, against, alternating_medians, report
 from benchmarks.rivals import RIVALS, rival_figures
 from cluster.plan.freed_memory import keep_freed_memory
 from replay.codec import decode_batch, decode_sequence, encode_sequence
-from replay.prioritized import PrioritizedReplay, ReplayConfig
+from replay.config import ReplayConfig
+from replay.prioritized import PrioritizedReplay
 
 BATCH = 64
 INSERTS_PER_SECOND, BATCHES_PER_SECOND = 2500, 100

@@ -7,65 +7,26 @@ Agent57 section 3 and appendix. The learner knows nothing of processes or replay
 from __future__ import annotations
 
 import copy
-import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agent57.config import AgentConfig, require
+from agent57.config import AgentConfig
 from agent57.errors import SequenceErrors
 from agent57.family import PolicyFamily
 from agent57.networks import Agent57Networks, ObservationNormalizer, flatten_weights, load_flat_weights
 from agent57.novelty import novelty_of
-from agent57.ranges import Range, check_ranges
 from agent57.scales import RunningScales
 from agent57.structures import EXTRINSIC, INTRINSIC, NET_NAMES, EnvironmentSpec, SequenceBatch
 from agent57.terms import TERMS, LossTerm
 from agent57.terms.q_td import q_td
 from agent57.terms.term import Figure, Over, Update, last_transitions
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
+from learner.config import LearnerConfig
 from learner.data_parallel import Ranks, broadcast_tensors, common_moments, sum_gradients
-
-
-@dataclass(frozen=True)
-class LearnerConfig:
-    """Optimisation constants (Agent57 appendix)."""
-
-    batch_size: Annotated[int, Range(at_least=1, at_most=65_536)] = 64
-    """Sequences per update."""
-    learning_rate: Annotated[float, Range(at_least=0, at_most=1)] = 1e-4
-    """Adam learning rate of both Q-networks."""
-    rnd_learning_rate: Annotated[float, Range(at_least=0, at_most=1)] = 5e-4
-    """Adam learning rate of the RND predictor."""
-    embedding_learning_rate: Annotated[float, Range(at_least=0, at_most=1)] = 5e-4
-    """Adam learning rate of the embedding and its classifier."""
-    embedding_l2: Annotated[float, Range(at_least=0, at_most=1000)] = 1e-5
-    """L2 penalty on the embedding's weights."""
-    adam_epsilon: Annotated[float, Range(above=0, at_most=1)] = 1e-4
-    """Adam epsilon, of all optimizers."""
-    max_grad_norm: Annotated[float, Range(above=0, at_most=1e9)] = 40.0
-    """Gradient norm clip, of each network by itself; in units of sigma where loss.normalize-td divides errors by it."""
-    target_period: Annotated[int, Range(at_least=1, at_most=10**9)] = 1500
-    """Updates between two hard copies into the target networks."""
-    auxiliary_steps: Annotated[int, Range(at_least=1, at_most=10_000)] = 5
-    """Last transitions of each sequence on which embedding and RND predictor are trained."""
-    torso_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Arithmetic of the torsos (autocast; weights stay float32). auto: bfloat16 where the device has instructions for
-    it."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one."""
-    max_bad_updates: Annotated[int, Range(at_least=1, at_most=10**6)] = 20
-    """Updates in a row with a NaN or an infinity after which the run stops; a single one is skipped."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "learner")
-        require(
-            re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", self.device, re.ASCII) is not None,
-            f"--learner.device is auto, cpu, cuda or cuda:N (got {self.device!r})",
-        )
 
 
 class TrainingDiverged(RuntimeError):
@@ -104,7 +65,7 @@ class Learner:
         self.agent, self.config = agent, config
         self.ranks = ranks or Ranks()
         self.device = resolve_device(config.device)
-        family = PolicyFamily(**vars(agent.family))
+        family = PolicyFamily.of(agent.family)
         self.betas = torch.tensor(family.betas, dtype=torch.float32, device=self.device)
         self.discounts = torch.tensor(family.discounts, dtype=torch.float32, device=self.device)
         with torch.random.fork_rng(devices=[]):

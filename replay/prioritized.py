@@ -16,11 +16,12 @@ import zlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
-from agent57.config import Range, check_ranges, require
+from agent57.config import require
+from replay.config import ReplayConfig
 from replay.plain_files import load_arrays, open_plain, read_json
 from replay.sum_tree import SumTree
 from replay.whole_files import ChecksummedFile, Written
@@ -34,27 +35,6 @@ BLOBS_AT_ONCE = 64
 NUMBER_BITS = 40
 """Low bits of a key, which count insertions; those above tell one life of a replay from the others."""
 LIFE_BITS = 22
-
-
-@dataclass(frozen=True)
-class ReplayConfig:
-    """Size and pace of the replay (Agent57 appendix)."""
-
-    capacity_steps: Annotated[int, Range(at_least=1, at_most=10**12)] = 5_000_000
-    """Environment steps held; the overlap of two sequences counts once."""
-    max_gb: Annotated[float, Range(above=0, at_most=1e6)] = 8.0
-    """Memory held, in GB of 1e9 bytes; whichever of the two limits is reached first evicts the oldest."""
-    priority_exponent: Annotated[float, Range(at_least=0, at_most=10)] = 0.9
-    """Sequences are drawn in proportion to priority to this power; 0 is uniform."""
-    min_sequences: Annotated[int, Range(at_least=1, at_most=10**9)] = 6250
-    """Sequences held before learning starts."""
-    replay_ratio: Annotated[float, Range(at_least=1e-4, at_most=1e4)] = 0.8
-    """Trained transitions per environment step, enforced by pausing whichever side is ahead."""
-    ratio_tolerance: Annotated[float, Range(at_least=0, at_most=100)] = 0.1
-    """How far either side may run ahead, as a share of the steps held when learning starts."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "replay")
 
 
 @dataclass

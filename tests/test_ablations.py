@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from actors.config import ActorConfig, EvaluationConfig
 from actors.environments.contract import EnvironmentConfig
-from actors.evaluator import EvaluationConfig, Evaluator
+from actors.evaluator import Evaluator
 from actors.lanes import LaneStep
-from actors.rollout import ActorConfig, EpisodeTally, RolloutWorker
+from actors.rollout import EpisodeTally, RolloutWorker
 from agent57.config import (
     AgentConfig,
     BanditConfig,
@@ -33,7 +34,8 @@ from agent57.torsos import resolve_torso_dtype
 from cluster.commands.train import train
 from cluster.runtime.meta_controller import MetaController
 from cluster.telemetry.metrics import read_metrics
-from learner.learner import Learner, LearnerConfig
+from learner.config import LearnerConfig
+from learner.learner import Learner
 from tests.cluster.tiny import tiny_config
 from tests.loss_oracle import (
     INDEXED,
@@ -169,7 +171,7 @@ def test_actors_of_a_single_network_give_the_learners_priorities() -> None:
     batch = padded_batch(SequenceSpec(worker.spec, 4, worker.agent.network.lstm_size), len(rollout.sequences))
     for column, sequence in enumerate(rollout.sequences):
         fill_whole(batch, column, sequence)
-    family = PolicyFamily(**vars(worker.agent.family))
+    family = PolicyFamily.of(worker.agent.family)
     expected = fast_q_losses(
         (networks.q_ext,),
         (networks.q_ext,),

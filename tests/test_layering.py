@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # For each package: what it may import beside itself and the standard library. A dotted name allows that module only.
 ALLOWED = {
     "agent57": {"numpy", "torch"},
-    "replay": {"numpy", "zstandard", "agent57.structures", "agent57.config"},
+    "replay": {"numpy", "zstandard", "agent57.structures", "agent57.config", "agent57.ranges"},
     "actors": {"numpy", "torch", "gymnasium", "ale_py", "minigrid", "safetensors", "agent57", "replay.whole_files"},
     "learner": {"numpy", "torch", "agent57"},
 }

@@ -7,17 +7,18 @@ episodes end, and the next version is admitted when the older has no lane left. 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from agent57.networks import EmbeddingNetwork
+from agent57.state import Stateful
 
 
-class EmbeddingVersions:
+class EmbeddingVersions(Stateful):
     """Two embedding networks, and which of them each lane uses."""
+
+    STATE = ("_networks", "_slot_of_lane", "_newest", "_waiting")
 
     def __init__(self, networks: tuple[EmbeddingNetwork, EmbeddingNetwork], num_lanes: int) -> None:
         self._networks = networks
@@ -56,18 +57,3 @@ class EmbeddingVersions:
         self._waiting = None
         self._newest = older
         return True
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "networks": [network.state_dict() for network in self._networks],
-            "slot_of_lane": self._slot_of_lane.copy(),
-            "newest": self._newest,
-            "waiting": self._waiting,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for network, weights in zip(self._networks, state["networks"], strict=True):
-            network.load_state_dict(weights)
-        self._slot_of_lane = np.array(state["slot_of_lane"], np.int64)
-        self._newest = state["newest"]
-        self._waiting = state["waiting"]

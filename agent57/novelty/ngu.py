@@ -18,6 +18,7 @@ from agent57.novelty.contract import Earned, LaneNovelty, Novelty, Part
 from agent57.novelty.embedding_versions import EmbeddingVersions
 from agent57.novelty.episodic_memory import EpisodicMemory
 from agent57.novelty.lifelong import LifelongNovelty, rnd_errors
+from agent57.state import Stateful
 from agent57.terms.inverse_dynamics import inverse_dynamics
 from agent57.terms.rnd import rnd
 
@@ -63,8 +64,10 @@ class NGU(Novelty):
         return self.agent.intrinsic.memory_capacity * self.agent.network.embedding_size * 4.0
 
 
-class NGULanes(LaneNovelty):
+class NGULanes(Stateful, LaneNovelty):
     """An episodic memory for each lane, running moments of RND errors for all together."""
+
+    STATE = ("_embeddings", "memory", "lifelong")
 
     def __init__(self, agent: AgentConfig, networks: Agent57Networks, num_lanes: int) -> None:
         self._config, self._networks = agent.intrinsic, networks
@@ -100,15 +103,3 @@ class NGULanes(LaneNovelty):
     def load_running_state(self, state: dict[str, Any]) -> None:
         self.lifelong.load_state_dict(state["novelty"])
         self.memory.load_running_average(state)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "embeddings": self._embeddings.state_dict(),
-            "memory": self.memory.state_dict(),
-            "lifelong": self.lifelong.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._embeddings.load_state_dict(state["embeddings"])
-        self.memory.load_state_dict(state["memory"])
-        self.lifelong.load_state_dict(state["lifelong"])

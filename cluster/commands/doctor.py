@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.plan.machine import available_memory_bytes, usable_cores
+from cluster.run.errors import counted
 
 GB = 1e9
 PYTHON_NEEDED = (3, 11)
@@ -57,6 +58,15 @@ class Check:
     advice: str = ""
 
 
+def run(arguments: list[str]) -> int:
+    """``launch.py doctor``: check this machine; returns 0, or 2 if something prevents training."""
+    # Only now: the checks themselves need nothing that may be missing or broken.
+    from cluster.run.command_line import CommandParser
+
+    CommandParser("launch.py doctor", description="Check this machine.").parse_args(arguments)
+    return run_doctor(Console())
+
+
 def run_doctor(console: Console) -> int:
     """0 if training can start on this machine, 2 if a problem prevents it; prints one row per check."""
     found = []
@@ -67,9 +77,9 @@ def run_doctor(console: Console) -> int:
     problems = sum(check.status == "problem" for check in found)
     warnings = sum(check.status == "warning" for check in found)
     if problems:
-        summary = f"{_count(problems, 'problem')} to mend before training can start."
+        summary = f"{counted(problems, 'problem')} to mend before training can start."
     elif warnings:
-        summary = f"Ready to train, with {_count(warnings, 'warning')}."
+        summary = f"Ready to train, with {counted(warnings, 'warning')}."
     else:
         summary = "All well: ready to train."
     console.print()
@@ -320,7 +330,3 @@ def _print_check(console: Console, check: Check) -> None:
     if check.advice:
         row.add_row("", "", Text(f"-> {check.advice}", style=_STYLES[check.status]))
     console.print(row)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

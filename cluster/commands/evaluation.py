@@ -209,7 +209,7 @@ class Scores:
 def summarise(agent: SavedAgent, arm: int, episodes: list[Episode], seed: int) -> Scores:
     """The scores of ``episodes``, all played with policy ``arm``."""
     config = agent.config
-    family = PolicyFamily(**vars(config.family))
+    family = PolicyFamily.of(config.family)
     returns = [episode.extrinsic_return for episode in episodes]
     game, mean = game_of(config.env), float(np.mean(returns))
     return Scores(

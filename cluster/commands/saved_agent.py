@@ -15,7 +15,7 @@ from actors.evaluator import best_arm, lanes_of
 from actors.extensions import UnusableExtension, load_extensions, refuse_untrusted_extensions
 from actors.trusted_modules import UntrustedModule, refuse_untrusted
 from agent57.bandit import SlidingWindowUCB
-from agent57.config_tree import config_from_dict
+from agent57.config import config_from_dict
 from agent57.networks import Agent57Networks
 from agent57.novelty import make_networks
 from agent57.structures import EnvironmentSpec

@@ -1,4 +1,4 @@
-"""What ``launch.py train`` and ``doctor`` do; the other commands have modules of their own.
+"""What ``launch.py train`` does once its flags are understood.
 
 Everything that can be wrong with the input is found before any process starts, and told as one sentence
 (`UserError`).
@@ -31,7 +31,6 @@ from agent57.structures import SequenceSpec
 from cluster.commands.doctor import check_temporary_folder
 from cluster.plan.topology import Topology, plan_rows, plan_topology
 from cluster.run.checkpoint import Checkpoints
-from cluster.run.command_line import CommandParser, parse_train
 from cluster.run.config import TrainConfig, load_config, save_config
 from cluster.run.errors import UserError
 from cluster.run.resumed import refuse_other_agent
@@ -232,17 +231,3 @@ def _json_text(config: TrainConfig) -> str:
 
 def _table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {plain(value)} |" for name, value in rows)])
-
-
-def run_train(arguments: list[str]) -> int:
-    """``launch.py train``; returns the exit code."""
-    parsed = parse_train(arguments)
-    return train(parsed.config, parsed.preset, parsed.resume)
-
-
-def run_doctor(arguments: list[str]) -> int:
-    """``launch.py doctor``: check this machine; returns 0, or 2 if something prevents training."""
-    from cluster.commands import doctor
-
-    CommandParser("launch.py doctor", description="Check this machine.").parse_args(arguments)
-    return doctor.run_doctor(Console())

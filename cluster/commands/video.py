@@ -71,7 +71,7 @@ class EpisodePanel:
 
     def __init__(self, env_id: str, agent: AgentConfig, action_names: list[str]) -> None:
         self._title, self._agent, self._action_names = env_id, agent, action_names
-        self._family = PolicyFamily(**vars(agent.family))
+        self._family = PolicyFamily.of(agent.family)
         self._parts = NOVELTIES[agent.intrinsic.novelty].parts
         self._steps, self._return = 0, 0.0
         self._intrinsic: deque[float] = deque(maxlen=CURVE_STEPS)

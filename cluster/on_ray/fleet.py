@@ -309,10 +309,6 @@ class RayFleet(RayActors):
         """Operating-system process ids, of all processes that have a place."""
         return {process: location.process_id for process, location in self._locations.items()}
 
-    def node_ids(self) -> dict[ProcessId, str]:
-        """Ray's name of the node that each process with a place runs on."""
-        return {process: location.node_id for process, location in self._locations.items()}
-
     def close(self) -> None:
         """Stop all processes, and a private Ray."""
         for handle in self._handles.values():

@@ -31,7 +31,8 @@ from cluster.run.messages import (
     UpdateRequest,
 )
 from cluster.runtime.sharded_replay import Answer, ReplayShard
-from replay.prioritized import ReplayConfig, SampledSequences
+from replay.config import ReplayConfig
+from replay.prioritized import SampledSequences
 from replay.whole_files import Written
 
 PEER_TIMEOUT_SECONDS = 60.0

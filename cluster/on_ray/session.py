@@ -16,7 +16,7 @@ from cluster.on_ray.temporary_folder import TemporaryFolder, remove_abandoned
 from cluster.plan.placement import Node
 from cluster.plan.topology import Topology
 from cluster.run.config import TrainConfig
-from cluster.run.errors import UserError
+from cluster.run.errors import UserError, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -84,7 +84,7 @@ def join_cluster(config: TrainConfig) -> RaySession:
         )
     except (RayError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         raise UserError(
-            f"The Ray cluster at {address} cannot be joined ({_first_line(error)}): check --cluster.address, that "
+            f"The Ray cluster at {address} cannot be joined ({one_line(error)}): check --cluster.address, that "
             "this machine runs the same versions of Ray and Python, and RAY_AUTH_MODE and RAY_AUTH_TOKEN."
         ) from error
     return RaySession()
@@ -101,7 +101,7 @@ def _refuse_silent_address(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_TIMEOUT_SECONDS).close()
     except (OSError, ValueError) as error:
         raise UserError(
-            f"Nobody answers at cluster.address {address} ({_first_line(error)}): is the head node up ('ray start "
+            f"Nobody answers at cluster.address {address} ({one_line(error)}): is the head node up ('ray start "
             "--head'), and its port 6379 open to this machine?"
         ) from None
 
@@ -165,11 +165,6 @@ def start_private(config: TrainConfig, topology: Topology) -> RaySession:
         if not isinstance(error, Exception):
             raise
         raise UserError(
-            f"Ray could not start ({_first_line(error)}): run 'python launch.py doctor', or use --serial."
+            f"Ray could not start ({one_line(error)}): run 'python launch.py doctor', or use --serial."
         ) from error
     return RaySession(temporary, RayProcesses())
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -18,7 +18,7 @@ from agent57.torsos import resolve_torso_dtype
 from cluster.plan.machine import available_memory_bytes, usable_cores
 from cluster.plan.placement import Load, Node, Placement, place
 from cluster.run.config import TrainConfig
-from cluster.run.errors import UserError
+from cluster.run.errors import UserError, counted
 from learner.learner import resolve_device
 from replay.codec import stored_bytes
 
@@ -114,7 +114,7 @@ def plan_topology(config: TrainConfig, spec: SequenceSpec, nodes: Sequence[Node]
     sizes = _Sizes.of(config, spec)
     if sizes.sequence > config.replay.max_gb * 1e9 / shards:
         raise UserError(
-            f"One sequence may need {sizes.sequence / 1e9:.2g} GB, but each of {_counted(shards, 'shard')} has "
+            f"One sequence may need {sizes.sequence / 1e9:.2g} GB, but each of {counted(shards, 'shard')} has "
             f"{config.replay.max_gb / shards:.2g} GB: raise --replay.max-gb."
         )
     # A private Ray shares this machine's cores among more processes than cores, so nothing reserves any.
@@ -292,10 +292,10 @@ def plan_rows(config: TrainConfig, spec: SequenceSpec, topology: Topology, run_d
     """The plan as (what, how) rows, for the console and for TensorBoard."""
     environment = spec.environment
     epsilons = lane_epsilons(topology.total_lanes, config.actor.epsilon_base, config.actor.epsilon_alpha)
-    family = PolicyFamily(**vars(config.family))
+    family = PolicyFamily.of(config.family)
     shape = " x ".join(str(side) for side in environment.observation_shape)
     device = topology.learner_device
-    threads = f", {_counted(topology.learner_threads, 'thread')}" if device == "cpu" else ""
+    threads = f", {counted(topology.learner_threads, 'thread')}" if device == "cpu" else ""
     learners = "" if topology.num_learners == 1 else f"{topology.num_learners} x "
     on_gpu = f", {topology.worker.gpus:g} GPU each" if topology.worker.gpus else ""
     rows = [
@@ -303,7 +303,7 @@ def plan_rows(config: TrainConfig, spec: SequenceSpec, topology: Topology, run_d
         ("mode", _mode(config, topology)),
         (
             "actors",
-            f"{_counted(topology.num_workers, 'worker')} x {_counted(topology.lanes_per_worker, 'lane')}{on_gpu}, "
+            f"{counted(topology.num_workers, 'worker')} x {counted(topology.lanes_per_worker, 'lane')}{on_gpu}, "
             f"epsilon {epsilons[0]:.2g} to {epsilons[-1]:.2g}",
         ),
         (
@@ -319,7 +319,7 @@ def plan_rows(config: TrainConfig, spec: SequenceSpec, topology: Topology, run_d
         ("networks", f"{network_parameters(config, spec) / 1e6:.1f} M weights"),
         (
             "replay",
-            f"{_counted(topology.replay_shards, 'shard')}, up to {config.replay.capacity_steps:,} steps and "
+            f"{counted(topology.replay_shards, 'shard')}, up to {config.replay.capacity_steps:,} steps and "
             f"{config.replay.max_gb:g} GB, {config.replay.replay_ratio:g} trained per step",
         ),
     ]
@@ -339,13 +339,9 @@ def _mode(config: TrainConfig, topology: Topology) -> str:
     gpus = sum(node.gpus for node in topology.nodes)
     if not topology.joined:
         return f"Ray, {topology.num_cores} cores"
-    nodes = _counted(len(topology.nodes), "node")
+    nodes = counted(len(topology.nodes), "node")
     return f"Ray cluster: {nodes} with {topology.num_cores} free cores and {gpus:g} free GPUs"
 
 
 def _dtype_name(name: str, device: str) -> str:
     return str(resolve_torso_dtype(name, device)).removeprefix("torch.")
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -19,12 +19,10 @@ from typing import NoReturn
 
 import tyro
 
-from actors.extensions import UnusableExtension, load_extensions, modules_of
 from actors.trusted_modules import UntrustedModule, module_of, refuse_untrusted
 from agent57.ranges import Range
 from cluster.run.config import TrainConfig, load_config
 from cluster.run.errors import UserError
-from cluster.run.idle_flags import refuse_idle_flags
 from cluster.run.presets import PRESETS
 
 DEFAULT_PRESET = "laptop"
@@ -94,6 +92,10 @@ def parse_train(arguments: list[str]) -> TrainArguments:
         raise UserError("--preset and --resume exclude each other: a resumed run keeps its own config.")
     default = load_config(Path(resume) / "config.json") if resume is not None else PRESETS[preset or DEFAULT_PRESET]
     config = _apply_flags(default, rest)
+    # Only now, so that --help and the sentence for a wrong flag come at once: these need torch and gymnasium.
+    from actors.extensions import UnusableExtension, load_extensions
+    from cluster.run.idle_flags import refuse_idle_flags
+
     if resume is not None:
         _refuse_strangers(default, rest, _names(trusted or ""), resume)
     if resume is not None and config.run_dir != default.run_dir:
@@ -108,6 +110,8 @@ def parse_train(arguments: list[str]) -> TrainArguments:
 
 def _refuse_strangers(saved: TrainConfig, flags: list[str], trusted: tuple[str, ...], source: str) -> None:
     """A resumed run may be somebody else's: it imports no module, and joins no cluster, that the user did not name."""
+    from actors.extensions import modules_of
+
     env, rest = _take_option(flags, "--env")
     try:
         refuse_untrusted(saved.env, (*trusted, module_of(env or "")), source, TRUST_REMEDY)

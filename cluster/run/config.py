@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from actors.environments.contract import EnvironmentConfig
-from actors.evaluator import EvaluationConfig
-from actors.rollout import ActorConfig
+from actors.config import ActorConfig, EvaluationConfig
+from actors.environments.config import EnvironmentConfig
 from agent57.config import (
     AgentConfig,
     BanditConfig,
@@ -23,14 +22,14 @@ from agent57.config import (
     NetworkConfig,
     PolicyFamilyConfig,
     SequenceConfig,
+    config_from_dict,
     require,
 )
-from agent57.config_tree import config_from_dict
 from agent57.ranges import Range, Share, check_ranges
 from cluster.run.errors import UserError
-from learner.learner import LearnerConfig
+from learner.config import LearnerConfig
+from replay.config import ReplayConfig
 from replay.plain_files import read_json
-from replay.prioritized import ReplayConfig
 from replay.whole_files import write_whole
 
 

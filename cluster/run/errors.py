@@ -15,9 +15,16 @@ class ActingStopped(TrainingStopped):
     """A worker or the evaluator fails again and again; what was learned is whole and can be saved."""
 
 
-def one_line(error: Exception) -> str:
+def counted(number: int, noun: str) -> str:
+    """``1 worker``, ``2 workers``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def one_line(error: BaseException) -> str:
     """The root cause in one line: for a failed Ray call, the exception of the process itself."""
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     notes = [" ".join(note.split()) for note in getattr(cause, "__notes__", ())]
-    return "; ".join([f"{type(cause).__name__}: {lines[0] if lines else 'no message'}", *notes])
+    # A plain Exception, as Ray raises them, says nothing by its type.
+    kind = "" if type(cause) is Exception and lines else f"{type(cause).__name__}: "
+    return "; ".join([f"{kind}{lines[0] if lines else 'no message'}", *notes])

@@ -6,13 +6,12 @@ README lists every departure.
 
 from __future__ import annotations
 
-from actors.environments.contract import EnvironmentConfig
-from actors.evaluator import EvaluationConfig
-from actors.rollout import ActorConfig
+from actors.config import ActorConfig, EvaluationConfig
+from actors.environments.config import EnvironmentConfig
 from agent57.config import BanditConfig, IntrinsicConfig, LossConfig, NetworkConfig, PolicyFamilyConfig, SequenceConfig
 from cluster.run.config import CheckpointConfig, ClusterConfig, TrainConfig
-from learner.learner import LearnerConfig
-from replay.prioritized import ReplayConfig
+from learner.config import LearnerConfig
+from replay.config import ReplayConfig
 
 PAPER = TrainConfig()
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from agent57.config import require
 from cluster.run.messages import PeerLost
+from replay.config import ReplayConfig
 from replay.global_draw import join, locate, stratified_positions
-from replay.prioritized import PrioritizedReplay, ReplayConfig, SampledSequences
+from replay.prioritized import PrioritizedReplay, SampledSequences
 from replay.redistribution import load_share
 from replay.whole_files import Written
 

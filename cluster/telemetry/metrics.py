@@ -65,10 +65,6 @@ class MetricLog:
         """Minutes of wall time of all sessions until now."""
         return (time.monotonic() - self._began) / 60
 
-    def scalar(self, tag: str, value: float, env_frames: int) -> None:
-        """Write one value; several of the same moment are cheaper through `scalars`."""
-        self.scalars({tag: value}, env_frames)
-
     def scalars(self, values: Mapping[str, float], env_frames: int, minutes: float | None = None) -> None:
         """Write values of one moment, one row of the file; nothing if ``values`` is empty.
 

@@ -50,7 +50,7 @@ class Telemetry:
 
     def __init__(self, config: TrainConfig, topology: Topology | None, run_dir: Path) -> None:
         self.config, self._run_dir = config, run_dir
-        self._family = PolicyFamily(**vars(config.family))
+        self._family = PolicyFamily.of(config.family)
         self._means = MeanAccumulator()
         self._log: MetricLog | None = None
         self._status = StatusLine()

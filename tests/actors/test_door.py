@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.config import ActorConfig
 from actors.environments.contract import EnvironmentConfig, LaneEnvironments
 from actors.environments.door import EnvironmentFault, EnvironmentRaised, Refused, flag_of, revisit_of, reward_of
 from actors.lanes import Lanes, LaneStep
-from actors.rollout import ActorConfig, RolloutWorker
+from actors.rollout import RolloutWorker
 from agent57.networks import flatten_weights
 from tests.cluster.tiny import tiny_config
 

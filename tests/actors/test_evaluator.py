@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from actors.config import EvaluationConfig
 from actors.environments.contract import EnvironmentConfig
-from actors.evaluator import EvaluationConfig, Evaluator
+from actors.evaluator import Evaluator
 from actors.lanes import LaneStep
 from actors.rollout import Episode
 from agent57.config import AgentConfig, IntrinsicConfig, NetworkConfig, PolicyFamilyConfig

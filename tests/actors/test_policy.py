@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from actors.config import EvaluationConfig
 from actors.environments.contract import EnvironmentConfig, environment_spec
-from actors.evaluator import EvaluationConfig, Evaluator
+from actors.evaluator import Evaluator
 from actors.lanes import LaneStep
 from actors.policy import Policy
 from agent57.config import AgentConfig, IntrinsicConfig, NetworkConfig, PolicyFamilyConfig

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from actors.config import ActorConfig
 from actors.environments.contract import EnvironmentConfig
-from actors.rollout import ActorConfig, Rollout, RolloutWorker
+from actors.rollout import Rollout, RolloutWorker
 from agent57.config import AgentConfig, IntrinsicConfig, LossConfig, NetworkConfig, PolicyFamilyConfig, SequenceConfig
 from agent57.family import PolicyFamily
 from agent57.networks import Agent57Networks, flatten_weights
@@ -109,7 +110,7 @@ def test_initial_priorities_are_what_the_learner_would_compute(env_id: str, trac
     batch = padded_batch(SequenceSpec(worker.spec, 4, 8), len(rollout.sequences))
     for column, sequence in enumerate(rollout.sequences):
         fill_whole(batch, column, sequence)
-    family = PolicyFamily(**vars(agent.family))
+    family = PolicyFamily.of(agent.family)
     nets = (networks.q_ext, networks.q_int)
     expected = fast_q_losses(
         nets,

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from actors.config import EvaluationConfig
 from actors.environments.contract import EnvironmentConfig
-from actors.evaluator import EvaluationConfig, Evaluator
+from actors.evaluator import Evaluator
 from actors.rollout import Episode
 from agent57.config import AgentConfig, IntrinsicConfig, NetworkConfig, PolicyFamilyConfig
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,17 @@ def test_a_mistake_is_told_without_the_frame_drawn_around_it(
 ) -> None:
     assert launch.main(["train", *arguments.split(" ")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {sentence}")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--replay.max-gbb=3"])
+def test_help_and_the_sentence_for_a_wrong_flag_wait_for_no_large_library(flag: str) -> None:
+    program = (
+        "import sys\n"
+        "from cluster.commands.train_command import run\n"
+        "from cluster.run.errors import UserError\n"
+        "try:\n    run([sys.argv[1]])\n"
+        "except (SystemExit, UserError):\n    pass\n"
+        "sys.exit(' '.join({'torch', 'ray', 'gymnasium', 'ale_py', 'tensorboard'} & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, flag], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "")

@@ -17,10 +17,11 @@ import torch
 
 import agent57
 import launch
+from actors.config import ActorConfig
 from actors.environments.contract import EnvironmentConfig
 from actors.exported_policy import CONFIG_FILE, WEIGHTS_FILE, ExportedPolicy
 from actors.lanes import LaneStep
-from actors.rollout import ActorConfig, Episode
+from actors.rollout import Episode
 from agent57.config import IntrinsicConfig
 from agent57.errors import both_networks
 from cluster.commands.evaluation import make_evaluator, record

@@ -33,7 +33,7 @@ def scalar_points(run_dir: Path, tag: str) -> list[tuple[int, float]]:
 
 def test_what_is_written_is_read_back_from_both_files(tmp_path: Path) -> None:
     log = MetricLog(tmp_path, purge_from=None)
-    log.scalar("return/greedy", 1.5, 100)
+    log.scalars({"return/greedy": 1.5}, 100)
     log.scalars({"return/greedy": 2.5, "loss": 0.25}, 200)
     log.scalars({}, 300)
     log.histogram("alpha", [1.0, 2.0, math.nan], 200)
@@ -54,10 +54,10 @@ def test_what_is_written_is_read_back_from_both_files(tmp_path: Path) -> None:
 def test_resuming_hides_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     first = MetricLog(tmp_path, purge_from=None)
     for env_frames in (100, 200, 300, 400):
-        first.scalar("loss", env_frames, env_frames)
+        first.scalars({"loss": env_frames}, env_frames)
     first.close()
     second = MetricLog(tmp_path, purge_from=200)
-    second.scalar("loss", -250.0, 250)
+    second.scalars({"loss": -250.0}, 250)
     second.close()
     assert scalar_points(tmp_path, "loss") == [(100, 100.0), (200, 200.0), (250, -250.0)]
     np.testing.assert_array_equal(read_metrics(tmp_path)["loss"].env_frames, [100, 200, 250])
@@ -68,7 +68,7 @@ def test_minutes_continue_where_the_checkpoint_was(tmp_path: Path) -> None:
     rows = '{"env_frames": 100, "minutes": 7.0, "loss": 1.0}\n{"env_frames": 300, "minutes": 90.0, "loss": 1.0}\n'
     (tmp_path / METRICS_FILE).write_text(rows)
     log = MetricLog(tmp_path, purge_from=200)
-    log.scalar("loss", 2.0, 250)
+    log.scalars({"loss": 2.0}, 250)
     log.close()
     first, second = read_metrics(tmp_path)["loss"].minutes
     assert first == 7.0
@@ -77,12 +77,12 @@ def test_minutes_continue_where_the_checkpoint_was(tmp_path: Path) -> None:
 
 def test_a_line_torn_by_a_kill_is_passed_over(tmp_path: Path) -> None:
     log = MetricLog(tmp_path, purge_from=None)
-    log.scalar("loss", 1.0, 100)
+    log.scalars({"loss": 1.0}, 100)
     log.close()
     with open(tmp_path / METRICS_FILE, "a") as file:
         file.write('{"env_frames": 200, "minu')
     resumed = MetricLog(tmp_path, purge_from=100)
-    resumed.scalar("loss", 2.0, 200)
+    resumed.scalars({"loss": 2.0}, 200)
     resumed.close()
     np.testing.assert_array_equal(read_metrics(tmp_path)["loss"].values, [1.0, 2.0])
 

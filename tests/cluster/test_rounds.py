@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.config import EvaluationConfig
 from actors.environments.door import EnvironmentRaised
-from actors.evaluator import EvaluationConfig, Evaluator
+from actors.evaluator import Evaluator
 from cluster.commands.train import train
 from cluster.run.messages import EvaluationReply, EvaluationRequest, RolloutReply, RolloutRequest
 from cluster.runtime.services import EvaluatorService, LearnerService, LocalWeights, RolloutService

@@ -16,7 +16,7 @@ from cluster.runtime.sharded_replay import (
     ShardStatistics,
     shard_config,
 )
-from replay.prioritized import ReplayConfig
+from replay.config import ReplayConfig
 
 CONFIG = ReplayConfig(capacity_steps=3000, max_gb=0.003, min_sequences=1)
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from ray.cluster_utils import Cluster
 
+from cluster.on_ray.fleet import RayFleet
 from cluster.on_ray.session import cluster_nodes, join_cluster
 from cluster.run.checkpoint import Checkpoints, load_tree
 from cluster.run.config import CheckpointConfig, ClusterConfig, TrainConfig
+from cluster.run.messages import ProcessId
 from cluster.telemetry.metrics import read_metrics
 from replay.redistribution import saved_shards
 from tests.cluster.running import Run
@@ -73,6 +75,11 @@ def config_for(cluster: Cluster, num_workers: int) -> TrainConfig:
     )
 
 
+def node_ids(fleet: RayFleet) -> dict[ProcessId, str]:
+    """Ray's name of the node that each process with a place runs on."""
+    return {process: location.node_id for process, location in fleet._locations.items()}
+
+
 def test_a_node_leaves_and_another_joins(make_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
     ray_cluster = make_cluster(4, 1, 1)
     config = config_for(ray_cluster, num_workers=2)
@@ -84,7 +91,7 @@ def test_a_node_leaves_and_another_joins(make_cluster: Callable[..., Cluster], t
     try:
         supervisor, fleet = run.supervisor, run.fleet
         run.wait_until(lambda: supervisor.state.learner_updates > 20, "learning")
-        places = fleet.node_ids()
+        places = node_ids(fleet)
         group = {places[process] for process in places if process[0] in ("learner", "replay")}
         homes = [places["worker", number] for number in range(2)]
         assert len(group) == 1, "learners and shards are near each other"
@@ -103,7 +110,7 @@ def test_a_node_leaves_and_another_joins(make_cluster: Callable[..., Cluster], t
 
         ray_cluster.add_node(num_cpus=1, object_store_memory=STORE)
         run.wait_until(lambda: fleet.waiting() == [], "the worker's return")
-        assert fleet.node_ids()["worker", 1] not in {*homes, *group}
+        assert node_ids(fleet)["worker", 1] not in {*homes, *group}
         before = supervisor.state.running_states[1]
         run.wait_until(lambda: supervisor.state.running_states[1] is not before, "a reply of the worker that came back")
         run.goes_on("with two workers again")
@@ -141,7 +148,7 @@ def test_the_node_of_learners_and_shards_is_told_to_leave_and_leaves(
     try:
         supervisor, fleet = run.supervisor, run.fleet
         run.wait_until(lambda: supervisor.state.learner_updates > 20, "learning")
-        places = fleet.node_ids()
+        places = node_ids(fleet)
         (home,) = {places[process] for process in places if process[0] in ("learner", "replay")}
         assert home not in {places["worker", number] for number in range(4)}
         assert checkpoints.all() == []
@@ -162,7 +169,7 @@ def test_the_node_of_learners_and_shards_is_told_to_leave_and_leaves(
         # All four workers made way for two learners and two shards; a new node takes them.
         ray_cluster.add_node(num_cpus=4, object_store_memory=STORE)
         run.goes_on("with learners and shards on the other node")
-        assert fleet.node_ids()["learner", 0] != home
+        assert node_ids(fleet)["learner", 0] != home
         run.wait_until(lambda: fleet.waiting() == [], "the workers' return")
     finally:
         run.stop()

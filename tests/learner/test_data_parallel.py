@@ -16,8 +16,9 @@ from agent57.config import LossConfig, SequenceConfig
 from agent57.networks import flatten_weights
 from agent57.structures import SequenceBatch
 from cluster.run.checkpoint import load_tree, save_tree
+from learner.config import LearnerConfig
 from learner.data_parallel import DistributedRanks, Ranks, common_moments
-from learner.learner import Learner, LearnerConfig
+from learner.learner import Learner
 from tests.learner.test_learner import TRACE_LENGTH, agent_config, make_batch
 from tests.loss_oracle import SMALL_IMAGE, VECTOR, batch_of, varied_sequences
 

@@ -17,7 +17,8 @@ from agent57.networks import Agent57Networks, load_flat_weights
 from agent57.structures import NO_ACTION, EnvironmentSpec, SequenceBatch, SequenceSpec, padded_batch
 from agent57.values import rescale
 from cluster.run.checkpoint import load_tree, save_tree
-from learner.learner import Learner, LearnerConfig, TrainingDiverged, UpdateResult
+from learner.config import LearnerConfig
+from learner.learner import Learner, TrainingDiverged, UpdateResult
 from tests.loss_oracle import LSTM_SIZE, SMALL_IMAGE, VECTOR, batch_of, tiny_network, varied_sequences
 
 TRACE_LENGTH = 5

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replay.config import ReplayConfig
 from replay.global_draw import join, locate, stratified_positions
-from replay.prioritized import PrioritizedReplay, ReplayConfig, SampledSequences
+from replay.prioritized import PrioritizedReplay, SampledSequences
 from tests.replay.insertions import numbers
 
 CONFIG = ReplayConfig(capacity_steps=10**6, max_gb=1.0, priority_exponent=0.9, min_sequences=1)

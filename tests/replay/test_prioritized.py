@@ -11,13 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.prioritized import (
-    ITEM_OVERHEAD_BYTES,
-    PRIORITY_FLOOR,
-    PrioritizedReplay,
-    ReplayConfig,
-    SampledSequences,
-)
+from replay.config import ReplayConfig
+from replay.prioritized import ITEM_OVERHEAD_BYTES, PRIORITY_FLOOR, PrioritizedReplay, SampledSequences
 from tests.replay.insertions import numbers
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replay.prioritized import PrioritizedReplay, ReplayConfig
+from replay.config import ReplayConfig
+from replay.prioritized import PrioritizedReplay
 from replay.redistribution import load_share, saved_shards
 from tests.replay.insertions import numbers
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replay.prioritized import ITEM_OVERHEAD_BYTES, PrioritizedReplay, ReplayConfig
+from replay.config import ReplayConfig
+from replay.prioritized import ITEM_OVERHEAD_BYTES, PrioritizedReplay
 from replay.redistribution import load_share
 from tests.replay.insertions import numbers
 

@@ -14,6 +14,7 @@ from cluster.commands.report.aggregate import STATISTICS, Estimate, estimate
 from cluster.commands.report.charts import Interval, Line, interval_chart, line_chart, stacked_chart
 from cluster.commands.report.runs import OLD_MARK, Group, Run
 from cluster.commands.report.statistics import GRID_POINTS, bootstrap_interval, on_common_grid, thin
+from cluster.run.errors import counted
 from cluster.telemetry.console import format_count
 from cluster.telemetry.metrics import MetricSeries
 from cluster.telemetry.score import SCORE_TAG
@@ -39,8 +40,8 @@ def page(runs: Sequence[Run], groups: Sequence[Group], settings: Sequence[dict[s
     """The whole page as HTML text."""
     envs = list(dict.fromkeys(one.env for one in groups))
     sections = [
-        f"<h1>Agent57: {_counted(len(runs), 'run')}</h1>",
-        f'<p class="note">{_counted(len(envs), "environment")}, {_counted(len(settings), "setting")}. The score of '
+        f"<h1>Agent57: {counted(len(runs), 'run')}</h1>",
+        f'<p class="note">{counted(len(envs), "environment")}, {counted(len(settings), "setting")}. The score of '
         "an evaluation is the mean return (undiscounted, unclipped) of greedy episodes of a policy that was chosen "
         "before them; a run's score is the mean of the last fifth of its evaluations. Training returns are no part of "
         "it. Bands and bars are 95 % bootstrap intervals over runs; faint lines are single runs.</p>",
@@ -65,7 +66,7 @@ def _settings(groups: Sequence[Group], settings: Sequence[dict[str, Any]]) -> st
     rows = [[name, *(str(one[name]) for one in settings)] for name in names]
     table = _table(["", *(labels[number] for number in range(len(settings)))], rows)
     shown = "open" if len(rows) <= 8 else ""
-    summary = f"<summary>{_counted(len(rows), 'field')}</summary>"
+    summary = f"<summary>{counted(len(rows), 'field')}</summary>"
     return f"<h2>Settings that differ</h2><details {shown}>{summary}{table}</details>"
 
 
@@ -291,7 +292,3 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

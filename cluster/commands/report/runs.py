@@ -90,7 +90,7 @@ class Run:
 
     def arms(self) -> dict[str, MetricSeries]:
         """Share of pulls of each policy over time, labelled by beta and gamma."""
-        family = PolicyFamily(**vars(self.config.family))
+        family = PolicyFamily.of(self.config.family)
         return {
             f"{arm}: {family.betas[arm]:.3f}, {family.discounts[arm]:.4f}": self.metrics[tag]
             for arm in range(family.num_policies)
