@@ -135,10 +135,17 @@ class LossConfig:
     """The Retrace update (Agent57 section 3, R2D2 section 2.3)."""
 
     trace: str = "retrace"
-    """retrace, peng, or module:Name of your own. retrace: the paper's off-policy correction; peng: Peng's Q(lambda),
-    uncorrected."""
+    """retrace, peng, soft_watkins, or module:Name of your own. retrace: the paper's off-policy correction; peng: Peng's
+    Q(lambda), uncorrected; soft_watkins: MEME's, cut only where an action was clearly not greedy."""
     trace_lambda: Share = 0.95
     """lambda of the trace."""
+    kappa: Annotated[float, Range(at_least=0, at_most=1e9)] = 0.01
+    """soft_watkins: an action counts as greedy where its Q is within kappa |Q| of it (MEME section 4 A2)."""
+    bootstrap: Literal["target", "online"] = "target"
+    """Whose Q-values targets bootstrap from: of the target networks (the paper) or of the online ones (MEME, 4 A1)."""
+    trust_region: Annotated[float | None, Range(above=0, at_most=1e9)] = None
+    """Leave out steps whose Q is further than this many sigma from the target network's and would be led further away
+    (MEME section 4 A1, its alpha); None leaves out none. Sigma is the scale of TD errors, 1 without normalize-td."""
     target_epsilon: Annotated[float, Range(at_least=0, below=1)] = 0.01
     """Epsilon of the epsilon-greedy target policy."""
     mix: Literal["rescaled", "linear"] = "rescaled"
@@ -149,6 +156,9 @@ class LossConfig:
     """Weight of the largest against the mean TD error in a sequence's priority."""
     normalize_td: bool = False
     """Divide each network's TD errors by their running standard deviation, in loss and priority (not in the paper)."""
+    td_scale: Literal["network", "policy"] = "network"
+    """Whose standard deviation normalize-td takes: that of all TD errors of a network, or of each of its policies, the
+    larger one of the running and the batch's own (MEME section 4 B1)."""
     normalize_intrinsic: bool = False
     """Divide intrinsic rewards by their running standard deviation before the networks see and learn them (not in
     the paper)."""

@@ -6,6 +6,7 @@ Agent57 section 3.1 and appendix (separate Retrace targets under one shared targ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,14 +24,18 @@ from agent57.values import combine_q
 class SequenceErrors:
     """``td`` [2, T, B], index 0 of the extrinsic network, 1 of the intrinsic one, in units of their scale.
 
-    Its gradients flow through the Q-values of the actions taken. ``mask`` [T, B] says which steps count (burn-in does
-    not), ``priorities`` [B] carry no gradient, ``coefficients`` [T, B] are those of the trace.
+    Its gradients flow through the Q-values of the actions taken; nothing else has any. ``mask`` [T, B] says which steps
+    count (burn-in does not), ``priorities`` [B], ``coefficients`` [T, B] are those of the trace. ``targets`` [2, T, B];
+    ``sigma`` [2, 1, B] is the scale, ``statistics`` what the running scales take in (`Scales.summed`).
     """
 
     td: Tensor
     mask: Tensor
     priorities: Tensor
     coefficients: Tensor
+    targets: Tensor
+    sigma: Tensor
+    statistics: Tensor | None
 
 
 def sequence_errors(
@@ -42,12 +47,15 @@ def sequence_errors(
     scales: Scales,
     config: LossConfig,
     single: bool = False,
+    sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
 ) -> SequenceErrors:
     """y^n - Q^n(x_t, a_t) of both networks n, and what follows from them.
 
     ``q``, ``bootstrap_q`` [2, T+1, B, A] (see `both_networks`); ``betas``, ``discounts`` [N] are the policy family's.
     Each network has its own rewards, but both are evaluated under one target policy: epsilon-greedy on the *online*
     combined Q. A ``single`` network learns r^e + beta r^i; the intrinsic half of everything is then 0.
+    ``sum_over_ranks`` adds up what the parts of one batch tell of its scale: where errors become a loss. Without it, as
+    actors call this, the scale is the running one.
     """
     intrinsic = scales.rewards(batch.intrinsic_rewards)
     if single:
@@ -60,7 +68,7 @@ def sequence_errors(
     with torch.no_grad():
         combined = combine_q(q[EXTRINSIC], q[INTRINSIC], beta.unsqueeze(-1), config.mix, config.rescale_epsilon)
         policy = epsilon_greedy(combined, config.target_epsilon)
-        acted = Acted(policy, batch.actions, batch.behaviour_probs, config.trace_lambda)
+        acted = Acted(combined, policy, batch.actions, batch.behaviour_probs, config.trace_lambda, config.kappa)
         estimator = choose(TRACES, config.trace, "loss.trace")
         coefficients = estimator.coefficients(acted)
         gamma = discounts[batch.policy_index] * ~batch.terminated
@@ -71,10 +79,15 @@ def sequence_errors(
                 for net in (EXTRINSIC, INTRINSIC)
             ]
         )
-    td = scales.errors(targets - taken(q, batch.actions)[:, :-1], batch.policy_index)
+    raw = targets - taken(q, batch.actions)[:, :-1]
     mask = loss_mask(batch, config.burn_in)
+    statistics = None
+    if sum_over_ranks is not None:
+        statistics = sum_over_ranks(scales.summed(raw, batch.intrinsic_rewards[1:], mask, batch.policy_index))
+    sigma = scales.of_sequences(batch.policy_index, statistics)
+    td = raw / sigma
     priorities = sequence_priorities(td.detach(), mask, beta, config.priority_eta)
-    return SequenceErrors(td, mask, priorities, coefficients[:-1])
+    return SequenceErrors(td, mask, priorities, coefficients[:-1], targets, sigma, statistics)
 
 
 def both_networks(values: list[Tensor]) -> Tensor:

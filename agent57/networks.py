@@ -250,6 +250,7 @@ class Agent57Networks(nn.Module):
     """All that acting needs: both Q-networks, those of the novelty, and the learner's scales.
 
     ``novelty`` makes networks by the names that they get here (`Novelty.modules`); by default NGU's two.
+    ``scale_policies``: a scale of TD errors for each policy.
     With ``config.separate`` off there is no ``q_int`` (None): ``q_ext`` learns the mixed reward, and all intrinsic
     Q-values count as 0.
     """
@@ -263,9 +264,10 @@ class Agent57Networks(nn.Module):
         num_policies: int,
         config: NetworkConfig,
         novelty: Callable[[], dict[str, nn.Module]] | None = None,
+        scale_policies: bool = False,
     ) -> None:
         super().__init__()
-        self.scales = Scales()
+        self.scales = Scales(num_policies if scale_policies else None)
         self.q_ext = QNetwork(spec, num_policies, config)
         self.q_int = QNetwork(spec, num_policies, config) if config.separate else None
         if novelty is None:

@@ -6,16 +6,19 @@ that priorities that actors compute are those of the learner.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from agent57.structures import NET_NAMES
+
 DECAY = 0.999
 """Of the running moments, per update."""
 FLOOR = 1e-4
 """Smallest scale."""
+POLICY_FLOOR = 0.01
+"""Smallest scale of the TD errors of a policy. MEME section 4 B1."""
 
 
 class Scales(nn.Module):
@@ -44,21 +47,54 @@ class Scales(nn.Module):
         """Intrinsic rewards of any shape, as networks see and learn them."""
         return intrinsic_rewards / self.intrinsic
 
-    def errors(self, td_errors: Tensor, policy_index: Tensor) -> Tensor:
-        """TD errors [2, T, B] of sequences with these policies [B], as loss and priorities see them."""
-        return td_errors / self._of_sequences(policy_index)
+    def of_sequences(self, policy_index: Tensor, statistics: Tensor | None = None) -> Tensor:
+        """sigma [2, 1, B] of the TD errors of sequences with these policies [B].
 
-    def raw_errors(self, td_errors: Tensor, policy_index: Tensor) -> Tensor:
-        """The inverse of `errors`."""
-        return td_errors * self._of_sequences(policy_index)
+        A policy's own scale is no smaller than the standard deviation of its errors in this batch, where the
+        ``statistics`` of that are given (`summed`). MEME section 4 B1.
+        """
+        if self.td.dim() == 1:
+            return self.td.view(2, 1, 1)
+        sigma = self.td
+        if statistics is not None:
+            sigma = torch.maximum(sigma, std_of(statistics[:-1]).view_as(sigma)).clamp(min=POLICY_FLOOR)
+        return sigma[:, policy_index].unsqueeze(1)
 
     def of_network(self, net: int) -> Tensor:
         """One number for the TD errors of network ``net``, []: the mean over its policies."""
         return self.td[net].mean()
 
-    def _of_sequences(self, policy_index: Tensor) -> Tensor:
-        scales = self.td if self.td.dim() == 1 else self.td[:, policy_index]
-        return scales.view(2, 1, -1)
+    def by_name(self) -> dict[str, Tensor]:
+        """Every scale, [], by the name of its metric; of policies' scales their mean too."""
+        named = {f"td_scale_{name}": self.of_network(net) for net, name in enumerate(NET_NAMES)}
+        if self.td.dim() == 2:
+            named |= {
+                f"td_scale_{name}/{j:02}": each
+                for name, of_net in zip(NET_NAMES, self.td, strict=True)
+                for j, each in enumerate(of_net)
+            }
+        return {**named, "intrinsic_scale": self.intrinsic}
+
+    def summed(self, td_errors: Tensor, intrinsic_rewards: Tensor, mask: Tensor, policy_index: Tensor) -> Tensor:
+        """Count, sum and sum of squares, [groups, 3]: of raw TD errors [2, T, B] by network, or by network and policy
+        as ``td`` is, then of raw ``intrinsic_rewards`` [T, B]. ``mask`` [T, B] says which steps count.
+        """
+        values = torch.cat([td_errors.detach(), intrinsic_rewards[None]])
+        valid = mask.to(values.dtype)
+        per_sequence = torch.stack([valid.expand_as(values), values * valid, values.square() * valid], -1).sum(1)
+        td = per_sequence[:2]  # [2, B, 3]
+        if self.td.dim() == 1:
+            td = td.sum(1)
+        else:
+            td = torch.zeros(*self.td.shape, 3, device=td.device, dtype=td.dtype).index_add_(1, policy_index, td)
+        return torch.cat([td.flatten(0, -2), per_sequence[2].sum(0, keepdim=True)])
+
+
+def std_of(statistics: Tensor) -> Tensor:
+    """Standard deviations [groups] of what `Scales.summed` summed; 0 where there is nothing."""
+    count, total, squares = statistics.unbind(1)
+    count = count.clamp(min=1)
+    return (squares / count - (total / count).square()).clamp(min=0).sqrt()
 
 
 class RunningScales:
@@ -75,31 +111,14 @@ class RunningScales:
         self.weights = torch.zeros(groups, dtype=torch.float64, device=scales.td.device)
 
     @torch.no_grad()
-    def update(
-        self,
-        td_errors: Tensor,
-        intrinsic_rewards: Tensor,
-        mask: Tensor,
-        policy_index: Tensor,
-        which: tuple[bool, bool],
-        sum_over_ranks: Callable[[Tensor], Tensor],
-    ) -> None:
-        """Take in a batch: ``td_errors`` [2, T, B] as `Scales.errors` gave them, raw ``intrinsic_rewards`` [T, B].
+    def update(self, statistics: Tensor, which: tuple[bool, bool]) -> None:
+        """Take in a batch, all ranks' parts of it, by its ``statistics`` (`Scales.summed`).
 
-        ``mask`` [T, B] says which steps count; ``which`` of the scales (TD errors, intrinsic rewards) are wanted.
+        ``which`` of the scales (TD errors, intrinsic rewards) are wanted.
         """
-        raw = torch.cat([self.scales.raw_errors(td_errors, policy_index), intrinsic_rewards[None]])
-        valid = mask.to(raw.dtype)
-        per_sequence = torch.stack([valid.expand_as(raw), raw * valid, raw.square() * valid], -1).sum(1)  # [3, B, 3]
-        td = per_sequence[:2]
-        if self.scales.td.dim() == 1:
-            td = td.sum(1)
-        else:
-            td = torch.zeros(*self.scales.td.shape, 3, device=td.device, dtype=td.dtype).index_add_(1, policy_index, td)
-        sums = sum_over_ranks(torch.cat([td.flatten(0, -2), per_sequence[2].sum(0, keepdim=True)]))
-        means = sums[:, 1:] / sums[:, :1].clamp(min=1)
+        means = statistics[:, 1:] / statistics[:, :1].clamp(min=1)
         # Squares may overflow where errors do not; the moments would keep an infinity for ever.
-        counts = (sums[:, 0] > 0) & means.isfinite().all(1)
+        counts = (statistics[:, 0] > 0) & means.isfinite().all(1)
         share = torch.where(counts, 1 - DECAY, 0.0)
         self.moments.lerp_(
             torch.where(counts[:, None], means, 0).to(self.moments.dtype), share[:, None].to(self.moments.dtype)
@@ -109,7 +128,8 @@ class RunningScales:
         std = (mean_square - mean.square()).clamp(min=0).sqrt().clamp(min=FLOOR)
         std = torch.where(self.weights > 0, std, 1.0).to(self.scales.td.dtype)
         if which[0]:
-            self.scales.td.copy_(std[:-1].view_as(self.scales.td))
+            floor = FLOOR if self.scales.td.dim() == 1 else POLICY_FLOOR
+            self.scales.td.copy_(std[:-1].view_as(self.scales.td).clamp(min=floor))
         if which[1]:
             self.scales.intrinsic.copy_(std[-1])
 

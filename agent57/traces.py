@@ -1,6 +1,7 @@
 """Multi-step targets: one recursion, whose trace coefficient and baseline tell Retrace from Peng's Q(lambda).
 
-Munos et al. 2016 (Retrace), Agent57 appendix (with rescaling h), Kozuno et al. 2021 (Peng's Q(lambda)). All
+Munos et al. 2016 (Retrace), Agent57 appendix (with rescaling h), Kozuno et al. 2021 (Peng's Q(lambda)), Kapturowski
+et al. 2022 (soft Watkins' Q(lambda), MEME section 4 A2). All
 arrays are time-major and follow the step convention of `structures.py`: rewards[t] and discounts[t] belong
 to the transition t-1 -> t. `errors.py` calls it, for each network with its own rewards.
 """
@@ -22,13 +23,16 @@ from agent57.values import rescale, unrescale
 class Acted:
     """What a trace coefficient may depend on: what was done, and what the target policy would have done.
 
-    ``target_policy`` [T+1, B, A]; ``actions`` int64, ``behaviour_probs`` [T+1, B]; ``lambda_`` in [0, 1].
+    ``q``, ``target_policy`` [T+1, B, A]: the Q-values that actions are compared by, as the networks give them, and the
+    policy on them. ``actions`` int64, ``behaviour_probs`` [T+1, B]; ``lambda_`` in [0, 1], ``kappa`` >= 0.
     """
 
+    q: Tensor
     target_policy: Tensor
     actions: Tensor
     behaviour_probs: Tensor
     lambda_: float
+    kappa: float
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,23 @@ def _peng(acted: Acted) -> Tensor:
     return torch.full_like(acted.target_policy[..., 0], acted.lambda_)
 
 
+def _soft_watkins(acted: Acted) -> Tensor:
+    """lambda E_pi' 1[Q(x, a_t) >= Q(x, a) - kappa |Q(x, a)|]: cut where the action was clearly not greedy.
+
+    kappa 0 and a greedy pi' give Watkins' Q(lambda), a large kappa Peng's; behaviour probabilities do not enter. MEME
+    section 4 A2.
+    """
+    taken = acted.q.gather(-1, acted.actions.unsqueeze(-1))
+    tolerated = taken >= acted.q - acted.kappa * acted.q.abs()
+    return acted.lambda_ * (acted.target_policy * tolerated).sum(-1)
+
+
 class Trace(Enum):
     """The estimators by the names that ``loss.trace`` knows."""
 
     retrace = Estimator(_retrace, baseline="taken")
     peng = Estimator(_peng, baseline="expected")
+    soft_watkins = Estimator(_soft_watkins, baseline="expected")
 
 
 TRACES: dict[str, Estimator] = {trace.name: trace.value for trace in Trace}
@@ -77,9 +93,15 @@ def targets(
     mask: Tensor,
     lambda_: float,
     eps: float | None,
+    kappa: float = 0.01,
+    compare_q: Tensor | None = None,
 ) -> Tensor:
-    """`multi_step_targets` with the coefficients and the baseline of ``trace``; [T, B]."""
-    acted = Acted(target_policy, actions, behaviour_probs, lambda_)
+    """`multi_step_targets` with the coefficients and the baseline of ``trace``; [T, B].
+
+    ``compare_q`` [T+1, B, A]: by which soft Watkins compares actions, if not by the ``q`` that bootstraps.
+    """
+    compared = q if compare_q is None else compare_q
+    acted = Acted(compared, target_policy, actions, behaviour_probs, lambda_, kappa)
     return multi_step_targets(trace.value, trace.value.coefficients(acted), acted, q, rewards, discounts, mask, eps)
 
 

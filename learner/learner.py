@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from agent57.config import AgentConfig
 from agent57.errors import SequenceErrors
 from agent57.family import PolicyFamily
-from agent57.networks import Agent57Networks, ObservationNormalizer, flatten_weights, load_flat_weights
-from agent57.novelty import novelty_of
+from agent57.networks import ObservationNormalizer, flatten_weights, load_flat_weights
+from agent57.novelty import make_networks, novelty_of
 from agent57.scales import RunningScales
-from agent57.structures import EXTRINSIC, INTRINSIC, NET_NAMES, EnvironmentSpec, SequenceBatch
+from agent57.structures import NET_NAMES, EnvironmentSpec, SequenceBatch
 from agent57.terms import TERMS, LossTerm
 from agent57.terms.q_td import q_td
 from agent57.terms.term import Figure, Over, Update, last_transitions
@@ -71,7 +71,7 @@ class Learner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._novelty = novelty_of(agent, spec)
-            networks = Agent57Networks(spec, agent.family.num_policies, agent.network, self._novelty.modules)
+            networks = make_networks(agent, spec)
         set_torso_dtype(networks, resolve_torso_dtype(config.torso_dtype, self.device))
         self.networks = networks.to(self.device)
         self._target_networks = tuple(copy.deepcopy(network) for network in networks.q_networks)
@@ -114,6 +114,7 @@ class Learner:
             betas=self.betas,
             discounts=self.discounts,
             config=self.agent.loss,
+            sum_over_ranks=self.ranks.sum_,
         )
         term, errors = q_td(update)
         terms = [term, *(term(update) for term in self._terms)]
@@ -133,16 +134,10 @@ class Learner:
             optimizer.step()
         # Only now: a batch that had to be skipped must not leave its NaN in the moments.
         self._novelty.learned(self.networks, update.transitions.next_observations, self._observe)
-        loss_config = self.agent.loss
-        if loss_config.normalize_td or loss_config.normalize_intrinsic:
-            self._running_scales.update(
-                errors.td,
-                batch.intrinsic_rewards[1:],
-                errors.mask,
-                batch.policy_index,
-                (loss_config.normalize_td, loss_config.normalize_intrinsic),
-                self.ranks.sum_,
-            )
+        if errors.statistics is not None:
+            loss_config = self.agent.loss
+            which = (loss_config.normalize_td, loss_config.normalize_intrinsic)
+            self._running_scales.update(errors.statistics, which)
         self.updates += 1
         if self.updates % self.config.target_period == 0:
             self.copy_targets()
@@ -192,11 +187,9 @@ class Learner:
             maxima = self.ranks.max_(numbers.clone())
             largest = torch.tensor([figure.largest for figure in figures.values()], device=self.device)
             numbers = torch.where(largest & means.isfinite(), maxima, means)
-        scales = self.networks.scales
-        values = torch.cat(
-            [numbers, torch.stack([*(scales.of_network(net) for net in (EXTRINSIC, INTRINSIC)), scales.intrinsic])]
-        )
-        names = [*figures, "td_scale_extrinsic", "td_scale_intrinsic", "intrinsic_scale"]
+        scales = self.networks.scales.by_name()
+        values = torch.cat([numbers, torch.stack(list(scales.values()))])
+        names = [*figures, *scales]
         return {f"learner/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
 
     def _all_finite(self, metrics: dict[str, float]) -> bool:

@@ -46,7 +46,7 @@ PRESET_FLAGS = {
     "paper": (*LITTLE, *SHORT, "--replay.max-gb", "0.1", "--network.conv-filters", "8", "8", "8"),
 }
 ENVIRONMENTS = {"smoke": (CHAIN, GRID, PONG), "small": (CHAIN, GRID), "laptop": (GRID, PONG), "paper": (CHAIN, PONG)}
-TRACES = ("retrace", "peng")
+TRACES = ("retrace", "peng", "soft_watkins")
 ONE_NETWORK = ("--network.no-separate", "--loss.burn-in", "4")
 STEPS = 600
 """Environment steps of a run: dozens of updates, a round of evaluation, some ends of episodes."""

@@ -182,6 +182,7 @@ class SlowLosses:
     mean_q: list[float]
     max_abs_q: list[float]
     mean_trace: float
+    masked_share: float
 
 
 def q_values(network: Any, sequence: Sequence, net: int) -> list[list[float]]:
@@ -213,6 +214,7 @@ class FastLosses:
     mean_q: Tensor
     max_abs_q: Tensor
     mean_trace: Tensor
+    masked_share: Tensor
 
 
 def fast_q_losses(
@@ -241,6 +243,7 @@ def fast_q_losses(
         mean_q=of_both("mean_q"),
         max_abs_q=of_both("max_abs_q"),
         mean_trace=term.figures["trace_coefficient"].value,
+        masked_share=term.figures["masked_share"].value if "masked_share" in term.figures else torch.zeros(()),
     )
 
 
@@ -262,20 +265,29 @@ def slow_q_losses(
     td_errors: list[list[list[float]]] = [[], []]
     valid, priorities, traces = [], [], []
     taken: list[list[float]] = [[], []]
-    losses = [0.0, 0.0]
+    losses, left_out = [0.0, 0.0], [0, 0]
     for sequence in sequences:
         n, beta = sequence.num_transitions, float(betas[sequence.policy_index])
         gamma = float(discounts[sequence.policy_index])
         q = [q_values(online[net], sequence, net) for net in (0, 1)]
         target_q = [q_values(target[net], sequence, net) for net in (0, 1)]
-        policy = [_target_policy(q[0][t], q[1][t], beta, config) for t in range(n + 1)]
+        compared = [_combined(q[0][t], q[1][t], beta, config) for t in range(n + 1)]
+        policy = [oracles.epsilon_greedy(row, config.target_epsilon) for row in compared]
         warm = 0 if sequence.previous_actions[0] == NO_ACTION else config.burn_in
         valid.append([t >= warm for t in range(n)])
         for net, rewards in ((0, sequence.extrinsic_rewards), (1, sequence.intrinsic_rewards)):
-            targets = _targets(sequence, target_q[net], policy, [float(r) for r in rewards], gamma, config)
-            td = [(targets[t] - q[net][t][int(sequence.actions[t])]) / float(td_scale[net]) for t in range(n)]
+            bootstrap_q = (target_q if config.bootstrap == "target" else q)[net]
+            targets = _targets(sequence, bootstrap_q, policy, compared, [float(r) for r in rewards], gamma, config)
+            sigma, actions = float(td_scale[net]), [int(action) for action in sequence.actions]
+            td = [(targets[t] - q[net][t][actions[t]]) / sigma for t in range(n)]
             td_errors[net].append(td)
-            losses[net] += sum(0.5 * td[t] ** 2 for t in range(n) if valid[-1][t]) / len(sequences)
+            for t in range(n):
+                if config.trust_region is not None and oracles.outside_trust_region(
+                    q[net][t][actions[t]], target_q[net][t][actions[t]], targets[t], sigma, config.trust_region
+                ):
+                    left_out[net] += valid[-1][t]
+                elif valid[-1][t]:
+                    losses[net] += 0.5 * td[t] ** 2 / len(sequences)
             taken[net] += [q[net][t][int(sequence.actions[t])] for t in range(n) if valid[-1][t]]
         sizes = [abs(td_errors[0][-1][t]) + beta * abs(td_errors[1][-1][t]) for t in range(n) if valid[-1][t]]
         eta = config.priority_eta
@@ -283,7 +295,11 @@ def slow_q_losses(
         for t in range(n):
             if valid[-1][t]:
                 ratio = policy[t][int(sequence.actions[t])] / float(sequence.behaviour_probs[t])
-                traces.append(config.trace_lambda * (min(1.0, ratio) if config.trace == "retrace" else 1.0))
+                soft = oracles.soft_watkins_coefficient(
+                    compared[t], policy[t], int(sequence.actions[t]), config.trace_lambda, config.kappa
+                )
+                whole = config.trace_lambda
+                traces.append({"retrace": whole * min(1.0, ratio), "peng": whole, "soft_watkins": soft}[config.trace])
     return SlowLosses(
         losses=losses,
         td_errors=td_errors,
@@ -292,27 +308,27 @@ def slow_q_losses(
         mean_q=[sum(values) / len(values) for values in taken],
         max_abs_q=[max(abs(value) for value in values) for values in taken],
         mean_trace=sum(traces) / len(traces),
+        masked_share=sum(left_out) / (2 * len(traces)),
     )
 
 
-def _target_policy(q_ext: list[float], q_int: list[float], beta: float, config: LossConfig) -> list[float]:
-    """epsilon-greedy on the combined Q of one step."""
+def _combined(q_ext: list[float], q_int: list[float], beta: float, config: LossConfig) -> list[float]:
     pairs = zip(q_ext, q_int, strict=True)
-    combined = [oracles.combine_q(e, i, beta, config.mix, config.rescale_epsilon) for e, i in pairs]
-    return oracles.epsilon_greedy(combined, config.target_epsilon)
+    return [oracles.combine_q(e, i, beta, config.mix, config.rescale_epsilon) for e, i in pairs]
 
 
 def _targets(
     sequence: Sequence,
     target_q: list[list[float]],
     policy: list[list[float]],
+    compared: list[list[float]],
     rewards: list[float],
     gamma: float,
     config: LossConfig,
 ) -> list[float]:
     """y_t of one network for each transition; only a terminal end has discount 0."""
     n = sequence.num_transitions
-    arrays = {
+    arrays: dict[str, Any] = {
         "target_q": [[row] for row in target_q],
         "target_policy": [[row] for row in policy],
         "rewards": [[reward] for reward in rewards],
@@ -324,5 +340,15 @@ def _targets(
             "actions": [[action] for action in sequence.actions],
             "behaviour_probs": [[probability] for probability in sequence.behaviour_probs],
         }
-    one = oracles.retrace_target if config.trace == "retrace" else oracles.peng_target
+    if config.trace == "soft_watkins":
+        arrays |= {
+            "actions": [[action] for action in sequence.actions],
+            "compare_q": [[row] for row in compared],
+            "kappa": config.kappa,
+        }
+    one = {
+        "retrace": oracles.retrace_target,
+        "peng": oracles.peng_target,
+        "soft_watkins": oracles.soft_watkins_target,
+    }[config.trace]
     return [one(t, 0, lambda_=config.trace_lambda, eps=config.rescale_epsilon, **arrays) for t in range(n)]

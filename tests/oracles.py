@@ -136,6 +136,54 @@ def retrace_target(
     return rescale(total, eps)
 
 
+def soft_watkins_coefficient(q: Any, policy: Any, action: int, lambda_: float, kappa: float) -> float:
+    """lambda sum_a pi'(a) 1[Q(a_t) >= Q(a) - kappa |Q(a)|] of one step (MEME section 4 A2)."""
+    kept = sum(float(policy[a]) for a in range(len(q)) if float(q[action]) >= float(q[a]) - kappa * abs(float(q[a])))
+    return lambda_ * kept
+
+
+def soft_watkins_target(
+    t: int,
+    b: int,
+    *,
+    target_q: Any,
+    target_policy: Any,
+    actions: Any,
+    rewards: Any,
+    discounts: Any,
+    mask: Any,
+    lambda_: float,
+    kappa: float,
+    eps: float | None,
+    compare_q: Any = None,
+) -> float:
+    """h( V(x_t) + sum_{s>=t} (prod_{i=t+1..s} gamma_i lambda_i) (r_{s+1} + gamma_{s+1} V(x_{s+1}) - V(x_s)) )."""
+
+    def value(s: int) -> float:
+        return expected_value(target_q, target_policy, s, b, eps)
+
+    compared = target_q if compare_q is None else compare_q
+    total = value(t)
+    for s in range(t, len(mask)):
+        if not mask[s][b]:
+            break
+        weight = 1.0
+        for i in range(t + 1, s + 1):
+            trace = soft_watkins_coefficient(compared[i][b], target_policy[i][b], int(actions[i][b]), lambda_, kappa)
+            weight *= float(discounts[i][b]) * trace
+        total += weight * (float(rewards[s + 1][b]) + float(discounts[s + 1][b]) * value(s + 1) - value(s))
+    return rescale(total, eps)
+
+
+def outside_trust_region(q: float, centre_q: float, target: float, sigma: float, alpha: float) -> bool:
+    """Beyond alpha sigma on one side of the centre, with the target still further on that side (MEME section 4 A1)."""
+    if q > centre_q + alpha * sigma:
+        return target > q
+    if q < centre_q - alpha * sigma:
+        return target < q
+    return False
+
+
 def n_step_return(
     t: int, n: int, b: int, *, target_q: Any, target_policy: Any, rewards: Any, discounts: Any, eps: float | None
 ) -> float:

@@ -99,7 +99,8 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     run_dir = tmp_path_factory.mktemp("docs") / "run"
     often = "--evaluation.period-env-frames 400 --evaluation.episodes 8 --log-seconds 0.2 --learner.device cpu"
     tiny = "--network.torso-size 16 --network.lstm-size 16 --network.head-size 16"
-    first = f"--serial --preset smoke --env CartPole-v1 --run-dir {run_dir} --max-env-frames 1200 {often} {tiny}"
+    meme = "--loss.trace soft_watkins --loss.bootstrap online --loss.trust-region 1 --loss.td-scale policy"
+    first = f"--serial --preset smoke --env CartPole-v1 --run-dir {run_dir} --max-env-frames 1200 {often} {tiny} {meme}"
     with _handlers_and_threads_restored():
         assert main(["train", *shlex.split(first)]) == 0
         assert main(["train", "--resume", str(run_dir), "--max-env-frames", "1600"]) == 0

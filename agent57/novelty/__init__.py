@@ -20,4 +20,6 @@ def novelty_of(agent: AgentConfig, spec: EnvironmentSpec) -> Novelty:
 
 def make_networks(agent: AgentConfig, spec: EnvironmentSpec) -> Agent57Networks:
     """All networks of ``agent``, those of its novelty included."""
-    return Agent57Networks(spec, agent.family.num_policies, agent.network, novelty_of(agent, spec).modules)
+    novelty = novelty_of(agent, spec)
+    by_policy = agent.loss.td_scale == "policy"
+    return Agent57Networks(spec, agent.family.num_policies, agent.network, novelty.modules, by_policy)

@@ -21,15 +21,55 @@ def q_td(update: Update) -> tuple[Term, SequenceErrors]:
     seen = scaled_batch(update.batch, scales)
     seen.observations = online[0].torso_inputs(seen.observations)
     q = both_networks([unroll(network, seen, net, config.burn_in) for net, network in enumerate(online)])
-    with torch.no_grad():
-        target_q = both_networks([unroll(network, seen, net, config.burn_in) for net, network in enumerate(target)])
+    bootstrap_q = centre_q = q.detach()
+    if config.bootstrap == "target" or config.trust_region is not None:
+        with torch.no_grad():
+            centre_q = both_networks([unroll(network, seen, net, config.burn_in) for net, network in enumerate(target)])
+        bootstrap_q = centre_q if config.bootstrap == "target" else bootstrap_q
     errors = sequence_errors(
-        q, target_q, update.batch, update.betas, update.discounts, scales, config, single=len(online) == 1
+        q,
+        bootstrap_q,
+        update.batch,
+        update.betas,
+        update.discounts,
+        scales,
+        config,
+        single=len(online) == 1,
+        sum_over_ranks=update.sum_over_ranks if config.normalize_td or config.normalize_intrinsic else None,
     )
-    losses = (0.5 * errors.td.square() * errors.mask).sum(1).mean(1)
+    q_taken = taken(q.detach(), update.batch.actions)[:, :-1]
+    figures: dict[str, Figure] = {}
+    kept = errors.mask.expand_as(errors.td)
+    if config.trust_region is not None:
+        centre = taken(centre_q, update.batch.actions)[:, :-1]
+        outside = outside_trust_region(q_taken, centre, errors.targets, errors.sigma, config.trust_region)
+        kept = kept & ~outside
+        figures |= masked_figures(outside[: len(online)], errors.mask, update.batch.policy_index, len(update.betas))
+    losses = (0.5 * errors.td.square() * kept).sum(1).mean(1)
     errors.td = errors.td.detach()
-    figures = _figures(losses, taken(q.detach(), update.batch.actions)[:, :-1], errors, len(online))
+    figures |= _figures(losses, q_taken, errors, len(online))
     return Term(losses.sum(), Over.SEQUENCES, figures), errors
+
+
+def outside_trust_region(q: Tensor, centre_q: Tensor, targets: Tensor, sigma: Tensor, alpha: float) -> Tensor:
+    """Which steps are left out of the loss, bool: |Q - Q_T| > alpha sigma, and a step towards the target leads further.
+
+    ``q``, ``centre_q``: values of the actions taken, by the online and the target network; all broadcast against each
+    other. MEME section 4 A1, equations 1 and 2.
+    """
+    away = q - centre_q
+    return (away.abs() > alpha * sigma) & (away.sign() != (q - targets).sign())
+
+
+def masked_figures(outside: Tensor, mask: Tensor, policy_index: Tensor, num_policies: int) -> dict[str, Figure]:
+    """The share of steps left out of the loss, and what each policy contributes to it.
+
+    ``outside`` [nets, T, B], ``mask`` [T, B], ``policy_index`` [B].
+    """
+    share = (outside & mask).sum((0, 1)) / (len(outside) * mask.sum().clamp(min=1))  # [B]
+    of_policy = torch.zeros(num_policies, device=share.device, dtype=share.dtype).index_add_(0, policy_index, share)
+    figures = {f"masked_share/{j:02}": Figure(each, Over.STEPS) for j, each in enumerate(of_policy)}
+    return {"masked_share": Figure(share.sum(), Over.STEPS), **figures}
 
 
 def _figures(losses: Tensor, q_taken: Tensor, errors: SequenceErrors, num_networks: int) -> dict[str, Figure]:

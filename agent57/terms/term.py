@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -58,6 +59,7 @@ class Update:
     """One update: a batch as tensors, the networks that learn from it and their targets.
 
     ``betas``, ``discounts`` [N] are the policy family's; ``transitions`` the last ones of each sequence.
+    ``sum_over_ranks`` adds up in place what every learner has of one batch.
     """
 
     networks: Agent57Networks
@@ -67,6 +69,7 @@ class Update:
     betas: Tensor
     discounts: Tensor
     config: LossConfig
+    sum_over_ranks: Callable[[Tensor], Tensor] = lambda sums: sums
 
 
 def last_transitions(batch: SequenceBatch[Tensor], count: int) -> Transitions:

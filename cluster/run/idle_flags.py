@@ -125,6 +125,16 @@ IDLE = (
         ("loss.mix",),
     ),
     Idle(
+        "with --loss.trace {config.loss.trace}: only soft_watkins compares values",
+        lambda config: config.loss.trace in ("retrace", "peng"),
+        ("loss.kappa",),
+    ),
+    Idle(
+        "with --loss.no-normalize-td, which divides by nothing",
+        lambda config: not config.loss.normalize_td,
+        ("loss.td_scale",),
+    ),
+    Idle(
         "with --intrinsic.novelty {config.intrinsic.novelty}, which has no episodic part",
         lambda config: config.intrinsic.novelty in ("lifelong", "none"),
         EPISODIC,

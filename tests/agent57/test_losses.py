@@ -16,9 +16,11 @@ from agent57.networks import EmbeddingNetwork, QNetwork, RandomNetworkDistillati
 from agent57.scales import Scales
 from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch
 from agent57.terms.inverse_dynamics import inverse_dynamics
+from agent57.terms.q_td import outside_trust_region
 from agent57.terms.rnd import rnd
 from agent57.terms.term import Transitions, last_valid
 from agent57.values import rescale, unrescale
+from tests import oracles
 from tests.loss_oracle import (
     INDEXED,
     SMALL_IMAGE,
@@ -37,9 +39,9 @@ from tests.loss_oracle import (
 
 BETAS = torch.tensor([0.0, 0.3, 1.5], dtype=torch.float64)
 DISCOUNTS = torch.tensor([0.99, 0.95, 0.8], dtype=torch.float64)
-Trace = Literal["retrace", "peng"]
+Trace = Literal["retrace", "peng", "soft_watkins"]
 Mix = Literal["rescaled", "linear"]
-ALL_OPTIONS = [(trace, mix) for trace in ("retrace", "peng") for mix in ("rescaled", "linear")]
+ALL_OPTIONS = [(trace, mix) for trace in ("retrace", "peng", "soft_watkins") for mix in ("rescaled", "linear")]
 
 
 def update(
@@ -87,6 +89,7 @@ def assert_equal_to_oracle(fast: FastLosses, slow: SlowLosses, rtol: float, atol
     np.testing.assert_allclose(fast.mean_q, slow.mean_q, rtol=rtol, atol=atol)
     np.testing.assert_allclose(fast.max_abs_q, slow.max_abs_q, rtol=rtol, atol=atol)
     np.testing.assert_allclose(fast.mean_trace, slow.mean_trace, rtol=rtol, atol=atol)
+    np.testing.assert_allclose(fast.masked_share, slow.masked_share, rtol=1e-6, atol=0)
 
 
 # --- Against the oracle ------------------------------------------------------------------------------------
@@ -114,6 +117,50 @@ def test_update_of_recurrent_networks_equals_oracle(trace: Trace, mix: Mix, burn
     fast = update(networks, batch_of(sequences, VECTOR, 6), config)
     slow = slow_q_losses(sequences, networks[:2], networks[2:], BETAS, DISCOUNTS, config)
     assert_equal_to_oracle(fast, slow, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("trace", ["peng", "soft_watkins"])
+@pytest.mark.parametrize("bootstrap", ["online", "target"])
+@pytest.mark.parametrize("alpha", [0.05, 1.0, 1e9])
+def test_update_with_a_trust_region_equals_oracle(trace: Trace, bootstrap: Any, alpha: float) -> None:
+    sequences, size = indexed(varied_sequences(6, INDEXED, 6))
+    networks = tables(8, size)
+    config = LossConfig(trace=trace, kappa=0.3, bootstrap=bootstrap, trust_region=alpha)
+    scales: dict[str, Any] = {"td_scale": (0.5, 2.0)}
+    fast = update(networks, batch_of(sequences, INDEXED, 6), config, **scales)
+    slow = slow_q_losses(sequences, networks[:2], networks[2:], BETAS, DISCOUNTS, config, **scales)
+    assert_equal_to_oracle(fast, slow, rtol=1e-9, atol=1e-9)
+    assert (0.1 < slow.masked_share < 0.9) if alpha < 10 else slow.masked_share == 0
+
+
+def test_outside_the_trust_region_only_what_leads_further_out_is_left_out() -> None:
+    """The four sign cases, inside and outside; the boundary is kept. Without the second sign all four were masked."""
+    centre, alpha, sigma = 1.0, 2.0, 0.5
+    cases = [(3.0, 5.0, True), (3.0, 2.0, False), (-1.0, -5.0, True), (-1.0, 0.0, False)]
+    cases += [(1.9, 5.0, False), (0.1, -5.0, False), (2.0, 5.0, False), (0.0, -5.0, False)]
+    for q, target, outside in cases:
+        arguments = [torch.tensor(x, dtype=torch.float64) for x in (q, centre, target, sigma)]
+        assert bool(outside_trust_region(*arguments, alpha)) is outside, (q, target)
+        assert oracles.outside_trust_region(q, centre, target, sigma, alpha) is outside, (q, target)
+    same = torch.randn(50)
+    assert not outside_trust_region(same, same, torch.randn(50), torch.tensor(1e-6), 0.1).any()
+
+
+def test_a_step_that_is_left_out_has_no_gradient_but_counts_in_the_priority() -> None:
+    networks = tables(20, 2)
+    sequence = one_transition()
+    action = int(sequence.actions[0])
+    networks[0].table.data[0, action] = networks[2].table.data[0, action] + 5  # far above the target network's,
+    sequence.extrinsic_rewards[1] = 1e6  # and the target is further above
+    kept = update(networks, batch_of([sequence], INDEXED, 1), LossConfig(trust_region=1e6))
+    masked = update(networks, batch_of([sequence], INDEXED, 1), LossConfig(trust_region=2.0))
+    for network in networks:
+        network.table.grad = None
+    masked.losses[0].backward(retain_graph=True)
+    assert networks[0].table.grad is None or not networks[0].table.grad.any()
+    kept.losses[0].backward()
+    assert networks[0].table.grad[0, action] != 0
+    torch.testing.assert_close(masked.priorities, kept.priorities, rtol=0, atol=0)
 
 
 def test_update_on_images_equals_oracle() -> None:
@@ -238,6 +285,22 @@ def test_targets_bootstrap_from_target_networks_and_only_their_policy_is_online(
     after = one_step_targets(networks, sequence)
     assert after[0] > before[0] + 0.1
     assert after[1] == before[1]
+
+
+def test_online_targets_know_the_target_networks_only_as_the_centre_of_the_trust_region() -> None:
+    networks = tables(20, 2)
+    config = LossConfig(bootstrap="online", trust_region=0.5)
+    batch = batch_of([one_transition()], INDEXED, 1)
+    before = update(networks, batch, config)
+    for network in networks[2:]:
+        network.table.data += 100
+    after = update(networks, batch, config)
+    torch.testing.assert_close(after.td_errors, before.td_errors, rtol=0, atol=0)
+    assert after.masked_share != before.masked_share
+    after.losses.sum().backward()
+    assert all(network.table.grad is None for network in networks[2:])
+    # Nor does any reach what targets bootstrap from.
+    assert not any(network.table.grad[1].any() for network in networks[:2])
 
 
 # --- Ends of episodes and padding --------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agent57.scales import DECAY, FLOOR, RunningScales, Scales
+from agent57.scales import DECAY, FLOOR, POLICY_FLOOR, RunningScales, Scales, std_of
 
 STEPS, BATCH, POLICIES = 6, 9, 4
 
@@ -41,7 +41,7 @@ def test_running_scales_agree_with_moments_written_out(num_policies: int | None)
     rewards = []
     for seed in range(5):
         td, intrinsic, mask, policies = batch(seed)
-        running.update(scales.errors(td, policies), intrinsic, mask, policies, (True, True), lambda sums: sums)
+        running.update(scales.summed(td, intrinsic, mask, policies), (True, True))
         rewards.append(intrinsic[mask].numpy())
         for net in (0, 1):
             if num_policies is None:
@@ -61,21 +61,71 @@ def test_each_sequence_is_divided_by_its_policys_scale() -> None:
     scales = Scales(POLICIES)
     scales.td.copy_(torch.tensor([[1.0, 2.0, 4.0, 8.0], [0.5, 0.25, 1.0, 1.0]]))
     policies = torch.tensor([2, 0, 1])
-    errors = scales.errors(torch.ones(2, 5, 3), policies)
-    assert errors[0, 0].tolist() == [0.25, 1.0, 0.5]
-    assert errors[1, 4].tolist() == [1.0, 2.0, 4.0]
-    torch.testing.assert_close(scales.raw_errors(errors, policies), torch.ones(2, 5, 3))
+    sigma = scales.of_sequences(policies)
+    assert sigma.shape == (2, 1, 3)
+    assert sigma[:, 0].tolist() == [[4.0, 1.0, 2.0], [1.0, 0.5, 0.25]]
     assert float(scales.of_network(0)) == 3.75
 
 
 def test_a_restored_one_goes_on_and_what_is_not_wanted_stays() -> None:
     first, second = (RunningScales(Scales(POLICIES)) for _ in "ab")
     td, intrinsic, mask, policies = (each.float() if each.is_floating_point() else each for each in batch(1))
-    first.update(td, intrinsic, mask, policies, (True, False), lambda sums: sums)
+    first.update(first.scales.summed(td, intrinsic, mask, policies), (True, False))
     assert float(first.scales.intrinsic) == 1.0
     second.load_state_dict(first.state_dict())
     second.scales.load_state_dict(first.scales.state_dict())
     for running in (first, second):
-        running.update(td, intrinsic, mask, policies, (True, True), lambda sums: sums)
+        running.update(running.scales.summed(td, intrinsic, mask, policies), (True, True))
     assert torch.equal(first.scales.td, second.scales.td)
     assert float(first.scales.intrinsic) != 1.0
+
+
+def test_a_policys_scale_is_the_largest_of_running_batch_and_floor() -> None:
+    """MEME section 4 B1, against standard deviations of lists of floats."""
+    scales = Scales(POLICIES).double()
+    running = RunningScales(scales)
+    running.moments = running.moments.double()
+    quiet, loud = batch(1), batch(2)
+    for td, intrinsic, mask, policies in [quiet] * 3:
+        running.update(scales.summed(td, intrinsic, mask, policies), (True, False))
+    before = scales.td.clone()
+    td, intrinsic, mask, policies = loud
+    td = td.clone()
+    td[:, :, policies == 1] *= 50  # a spike, which counts at once
+    td[:, :, policies == 2] = 3.0  # no spread at all
+    statistics = scales.summed(td, intrinsic, mask, policies)
+    sigma = scales.of_sequences(policies, statistics)
+    for b, policy in enumerate(policies.tolist()):
+        for net in (0, 1):
+            own = td[net][:, policies == policy][mask[:, policies == policy]].numpy()
+            expected = max(float(before[net, policy]), float(own.std()), POLICY_FLOOR)
+            assert float(sigma[net, 0, b]) == pytest.approx(expected, rel=1e-6)
+    spiked = policies == 1
+    assert (sigma[:, 0, spiked] > 10 * before[:, 1, None]).all()
+    assert torch.equal(sigma[:, 0, policies == 2], before[:, [2]].expand(2, int((policies == 2).sum())))
+    assert torch.equal(scales.td, before), "asking changes nothing"
+    # Errors that never differ: the floor.
+    still = Scales(POLICIES).double()
+    of_still = RunningScales(still)
+    of_still.moments = of_still.moments.double()
+    of_still.update(still.summed(torch.full_like(td, 0.5), intrinsic, mask, policies), (True, False))
+    assert still.td[:, :3].unique().tolist() == [POLICY_FLOOR]
+
+
+def test_a_batch_with_a_nan_leaves_the_moments_of_all_policies_it_touches_alone() -> None:
+    scales = Scales(POLICIES).double()
+    running = RunningScales(scales)
+    td, intrinsic, mask, policies = batch(1)
+    running.moments = running.moments.double()
+    running.update(scales.summed(td, intrinsic, mask, policies), (True, True))
+    before = scales.td.clone()
+    mask[:] = True
+    td[0, 0, 1] = torch.nan  # of policy 1, of the extrinsic network
+    running.update(scales.summed(td, intrinsic, mask, policies), (True, True))
+    assert scales.td[0, 1] == before[0, 1]
+    assert (scales.td[:, [0, 2]] != before[:, [0, 2]]).all()
+    assert scales.td.isfinite().all()
+
+
+def test_the_standard_deviation_of_nothing_is_zero() -> None:
+    assert std_of(torch.zeros(2, 3)).tolist() == [0.0, 0.0]

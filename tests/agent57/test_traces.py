@@ -1,4 +1,4 @@
-"""Retrace and Peng's Q(lambda) against sums written from the papers, and the off-by-one mistakes they invite."""
+"""Retrace and the two Q(lambda) against sums written from the papers, and the off-by-one mistakes they invite."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from agent57.traces import Acted, Trace, targets
 from tests import oracles
 
 RETRACE_ARRAYS = ("q", "target_policy", "actions", "behaviour_probs", "rewards", "discounts", "mask")
+WATKINS_ARRAYS = ("q", "target_policy", "actions", "rewards", "discounts", "mask")
 PENG_ARRAYS = ("q", "target_policy", "rewards", "discounts", "mask")
 
 
@@ -58,6 +59,12 @@ def retrace(arrays: dict[str, Tensor], lambda_: float = 0.95, eps: float | None 
 
 def peng(arrays: dict[str, Tensor], lambda_: float = 0.95, eps: float | None = None) -> Tensor:
     return targets(Trace.peng, **arrays, lambda_=lambda_, eps=eps)
+
+
+def soft_watkins(
+    arrays: dict[str, Tensor], lambda_: float = 0.95, eps: float | None = None, kappa: float = 0.01, **more: Tensor
+) -> Tensor:
+    return targets(Trace.soft_watkins, **arrays, **more, lambda_=lambda_, eps=eps, kappa=kappa)
 
 
 def as_lists(arrays: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, Any]:
@@ -122,7 +129,28 @@ def test_peng_agrees_with_the_oracle(length: int, lambda_: float, eps: float | N
         assert_valid_rows_equal(peng(arrays, lambda_, eps), expected, arrays["mask"], rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("function", [retrace, peng])
+@pytest.mark.parametrize("kappa", [0.0, 0.01, 0.5])
+@pytest.mark.parametrize("eps", [None, 1e-3])
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_soft_watkins_agrees_with_the_oracle(length: int, eps: float | None, kappa: float) -> None:
+    for seed in range(4):
+        arrays = random_arrays(seed, length, batch=12)
+        compare_q = random_arrays(seed + 50, length, batch=12)["q"]
+        lists = as_lists(arrays, WATKINS_ARRAYS)
+        for more in ({}, {"compare_q": compare_q}):
+            given = {name: array.tolist() for name, array in more.items()}
+            expected = [
+                [
+                    oracles.soft_watkins_target(t, b, **lists, **given, lambda_=0.9, kappa=kappa, eps=eps)
+                    for b in range(12)
+                ]
+                for t in range(length)
+            ]
+            fast = soft_watkins(arrays, 0.9, eps, kappa, **more)
+            assert_valid_rows_equal(fast, expected, arrays["mask"], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("function", [retrace, peng, soft_watkins])
 def test_float32_and_a_boolean_mask_give_the_same_targets(function: Any) -> None:
     exact = random_arrays(0, 30, batch=12)
     single = {name: array.float() if array.is_floating_point() else array for name, array in exact.items()}
@@ -135,20 +163,27 @@ def test_float32_and_a_boolean_mask_give_the_same_targets(function: Any) -> None
 
 def test_trace_coefficients_agree_with_their_definition() -> None:
     arrays = random_arrays(3, 6, batch=5)
-    acted = Acted(arrays["target_policy"], arrays["actions"], arrays["behaviour_probs"], lambda_=0.9)
-    coefficients = Trace.retrace.value.coefficients(acted)
+    names = ("q", "target_policy", "actions", "behaviour_probs")
+    acted = Acted(**{name: arrays[name] for name in names}, lambda_=0.9, kappa=0.3)
+    coefficients, soft = Trace.retrace.value.coefficients(acted), Trace.soft_watkins.value.coefficients(acted)
     assert torch.equal(Trace.peng.value.coefficients(acted), torch.full((7, 5), 0.9, dtype=torch.float64))
     assert coefficients.shape == (7, 5)
     for t in range(7):
         for b in range(5):
             pi = arrays["target_policy"][t, b, arrays["actions"][t, b]].item()
             ratio = pi / arrays["behaviour_probs"][t, b].item()
+            expected = oracles.soft_watkins_coefficient(
+                arrays["q"][t, b], arrays["target_policy"][t, b], int(arrays["actions"][t, b]), 0.9, 0.3
+            )
+            assert soft[t, b].item() == pytest.approx(expected, rel=1e-12)
             assert coefficients[t, b].item() == pytest.approx(0.9 * min(1.0, ratio), rel=1e-12)
 
 
 def test_small_behaviour_probabilities_stay_fractions() -> None:
     """mu truncated to an integer would be 0, and every trace coefficient lambda."""
     acted = Acted(
+        q=torch.zeros(2, 1, 4),
+        kappa=0.01,
         target_policy=torch.tensor([[[0.0025, 0.9925, 0.0025, 0.0025]]] * 2),
         actions=torch.zeros(2, 1, dtype=torch.int64),
         behaviour_probs=torch.full((2, 1), 0.1),
@@ -162,7 +197,7 @@ def test_small_behaviour_probabilities_stay_fractions() -> None:
 # --- Identities --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("function", [retrace, peng])
+@pytest.mark.parametrize("function", [retrace, peng, soft_watkins])
 def test_lambda_zero_is_one_step_expected_sarsa(function: Any) -> None:
     """The value looked up is that of x_{t+1}, not of x_t."""
     arrays = random_arrays(5, 8, batch=12)
@@ -171,7 +206,7 @@ def test_lambda_zero_is_one_step_expected_sarsa(function: Any) -> None:
     assert_valid_rows_equal(function(arrays, lambda_=0.0), one_step.numpy(), arrays["mask"], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("function", [retrace, peng])
+@pytest.mark.parametrize("function", [retrace, peng, soft_watkins])
 @pytest.mark.parametrize("terminated", [True, False])
 def test_lambda_one_on_policy_is_the_n_step_return(function: Any, terminated: bool) -> None:
     arrays = one_episode([1.0, 2.0, 4.0], gamma=0.5, terminated=terminated, bootstrap=16.0)
@@ -180,7 +215,7 @@ def test_lambda_one_on_policy_is_the_n_step_return(function: Any, terminated: bo
     np.testing.assert_allclose(function(arrays, lambda_=1.0).tolist(), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("function", [retrace, peng])
+@pytest.mark.parametrize("function", [retrace, peng, soft_watkins])
 def test_true_values_are_a_fixed_point(function: Any) -> None:
     """Q equal to the return everywhere: every TD error is 0, whatever lambda is."""
     arrays = one_episode([1.0, 2.0, 4.0], gamma=0.5, terminated=True)
@@ -189,7 +224,7 @@ def test_true_values_are_a_fixed_point(function: Any) -> None:
         np.testing.assert_allclose(function(arrays, lambda_)[:, 0].tolist(), [3.0, 4.0, 4.0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("function", [retrace, peng])
+@pytest.mark.parametrize("function", [retrace, peng, soft_watkins])
 def test_a_reward_n_steps_away_is_discounted_n_minus_one_times(function: Any) -> None:
     """Discounts applied twice inside the recursion would give gamma^4."""
     arrays = one_episode([0.0, 0.0, 1.0], gamma=0.9, terminated=True)
@@ -205,10 +240,56 @@ def test_retrace_hand_computed_with_two_corrections() -> None:
     np.testing.assert_allclose(retrace(arrays, lambda_=0.5)[:, 0].tolist(), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("eps", [None, 1e-3])
+def test_a_large_tolerance_is_pengs_and_none_with_a_greedy_policy_is_watkins(eps: float | None) -> None:
+    arrays = random_arrays(4, 7, batch=12)
+    assert_valid_rows_equal(
+        soft_watkins(arrays, eps=eps, kappa=1e9), peng(arrays, eps=eps).numpy(), arrays["mask"], rtol=1e-12, atol=0
+    )
+    greedy = arrays["q"].argmax(-1)
+    arrays["target_policy"] = torch.nn.functional.one_hot(greedy, 3).double()
+    # Watkins: the trace is whole as long as greedy actions follow, and 0 from the first other one on.
+    arrays["behaviour_probs"] = torch.where(arrays["actions"] == greedy, 1.0, torch.inf).double()
+    expected = retrace(arrays, eps=eps)
+    assert_valid_rows_equal(
+        soft_watkins(arrays, eps=eps, kappa=0.0), expected.numpy(), arrays["mask"], rtol=1e-9, atol=1e-12
+    )
+
+
+def test_soft_watkins_hand_computed() -> None:
+    """lambda 0.5, pi' (0.8, 0.2), action 0 taken, Q (1, q): whole while q <= 1 / (1 - kappa), times 0.8 beyond."""
+    for other, kept in ((1.0, 1.0), (1.005, 1.0), (1.02, 0.8), (-3.0, 1.0)):
+        arrays = one_episode([1.0, 10.0], gamma=0.5, terminated=True)
+        arrays["q"][1, 0] = torch.tensor([1.0, other], dtype=torch.float64)
+        arrays["target_policy"][..., 0], arrays["target_policy"][..., 1] = 0.8, 0.2
+        value, trace = 0.8 + 0.2 * other, 0.5 * kept
+        expected = 1 + 0.5 * ((1 - trace) * value + trace * 10)
+        np.testing.assert_allclose(soft_watkins(arrays, lambda_=0.5)[0, 0].item(), expected, rtol=1e-12)
+
+
+def test_soft_watkins_asks_for_no_behaviour_probabilities_and_for_no_scale_of_the_values() -> None:
+    arrays = random_arrays(2, 7, batch=12)
+    before = soft_watkins(arrays)
+    changed = arrays | {"behaviour_probs": torch.full_like(arrays["behaviour_probs"], torch.nan)}
+    assert torch.equal(soft_watkins(changed), before)
+    names = ("q", "target_policy", "actions", "behaviour_probs")
+    acted = Acted(**{name: arrays[name] for name in names}, lambda_=0.9, kappa=0.1)
+    larger = Acted(**{name: arrays[name] for name in names} | {"q": 7 * arrays["q"]}, lambda_=0.9, kappa=0.1)
+    of = Trace.soft_watkins.value.coefficients
+    assert torch.equal(of(acted), of(larger))
+
+
+def test_an_action_that_equals_the_greedy_one_counts_as_greedy() -> None:
+    arrays = one_episode([1.0, 100.0], gamma=0.5, terminated=True)
+    arrays["actions"][1] = 1
+    for kappa in (0.0, 0.01):
+        np.testing.assert_allclose(soft_watkins(arrays, lambda_=1.0, kappa=kappa)[:, 0].tolist(), [51.0, 100.0])
+
+
 # --- Ends of episodes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("function", [retrace, peng])
+@pytest.mark.parametrize("function", [retrace, peng, soft_watkins])
 def test_termination_does_not_bootstrap_and_truncation_does(function: Any) -> None:
     for lambda_ in (0.0, 0.95, 1.0):
         ended = function(one_episode([1.0], gamma=0.5, terminated=True, bootstrap=8.0), lambda_)
@@ -217,7 +298,7 @@ def test_termination_does_not_bootstrap_and_truncation_does(function: Any) -> No
         assert cut.item() == pytest.approx(5.0)
 
 
-@pytest.mark.parametrize("function", [retrace, peng])
+@pytest.mark.parametrize("function", [retrace, peng, soft_watkins])
 @pytest.mark.parametrize("terminated", [True, False])
 def test_nothing_leaks_over_an_episodes_end(function: Any, terminated: bool) -> None:
     """The episode ends at x_3 and another begins at x_4: changing all of that one changes nothing before it."""
@@ -236,7 +317,7 @@ def test_nothing_leaks_over_an_episodes_end(function: Any, terminated: bool) -> 
     assert not torch.allclose(after[4:], before[4:])
 
 
-@pytest.mark.parametrize("function", [retrace, peng])
+@pytest.mark.parametrize("function", [retrace, peng, soft_watkins])
 def test_padding_does_not_matter(function: Any) -> None:
     """A sequence of 3 transitions padded to 7 has the targets of the sequence alone."""
     whole = random_arrays(12, 3, batch=1)
@@ -249,7 +330,7 @@ def test_padding_does_not_matter(function: Any) -> None:
     torch.testing.assert_close(function(padded, eps=1e-3)[:3], function(whole, eps=1e-3))
 
 
-@pytest.mark.parametrize("function", [retrace, peng])
+@pytest.mark.parametrize("function", [retrace, peng, soft_watkins])
 def test_rows_that_the_convention_leaves_unused_are_not_used(function: Any) -> None:
     arrays = random_arrays(8, 5, batch=6)
     arrays["mask"][:] = 1

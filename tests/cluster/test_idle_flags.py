@@ -38,6 +38,11 @@ REFUSED = {
     "one evaluated policy": (["--evaluation.policy-index", "0", "--evaluation.bandit-window", "9"], "bandit-window"),
     "filters of an MLP": (["--network.torso", "mlp", "--network.conv-filters", "8", "8", "8"], "no convolutions"),
     "filters of a preset's MLP": (["--preset", "small", *CARTPOLE, "--network.conv-filters", "8", "8", "8"], "mlp"),
+    "a tolerance of nothing": (["--loss.kappa", "0.1"], "only soft_watkins compares values"),
+    "a scale of nothing": (
+        ["--loss.no-normalize-td", "--loss.td-scale", "policy"],
+        "--loss.td-scale has no effect with --loss.no-normalize-td",
+    ),
     "a mix of one": (["--network.no-separate", "--loss.mix", "linear"], "--loss.mix"),
     "a memory that pays not": (["--intrinsic.novelty", "lifelong", "--intrinsic.memory-capacity", "99"], "no episodic"),
     "an error that pays not": (["--intrinsic.novelty", "episodic", "--network.rnd-size", "64"], "no life-long part"),

@@ -28,6 +28,16 @@ CASES = {
     "clipped and normalised": ({"normalize_td": True, "normalize_intrinsic": True}, {"max_grad_norm": 0.05}),
     "plain": ({}, {"max_grad_norm": 1e9}),
     "burn-in": ({"burn_in": 2}, {}),
+    "scales of policies, trust region": (
+        {
+            "trace": "soft_watkins",
+            "bootstrap": "online",
+            "trust_region": 0.002,
+            "normalize_td": True,
+            "td_scale": "policy",
+        },
+        {},
+    ),
 }
 
 
@@ -133,6 +143,8 @@ def test_two_ranks_on_half_batches_equal_one_on_the_whole(case: str, outcome: Pa
         merged = np.empty_like(result.priorities)
         merged[0::2], merged[1::2] = row_one["priorities"], row_two["priorities"]
         np.testing.assert_allclose(merged, result.priorities, rtol=1e-3, atol=1e-6)
+    if "trust region" in case:
+        assert any(0 < row["metrics"]["learner/masked_share"] < 0.9 for row in first["rows"])
     if case.startswith("clipped"):
         assert all(row["metrics"]["learner/extrinsic_grad_norm"] > 0.05 for row in first["rows"])
 

@@ -260,7 +260,8 @@ def test_scales_take_in_no_infinity() -> None:
     batch.intrinsic_rewards[2, 0] = 1e30
     errors = torch.zeros(2, *batch.mask.shape)
     arrived = batch.intrinsic_rewards[1:]
-    learner._running_scales.update(errors, arrived, batch.mask, batch.policy_index, (False, True), lambda sums: sums)
+    statistics = learner.networks.scales.summed(errors, arrived, batch.mask, batch.policy_index)
+    learner._running_scales.update(statistics, (False, True))
     torch.testing.assert_close(learner.networks.scales.intrinsic, before, rtol=1e-3, atol=0)
 
 
