@@ -17,31 +17,31 @@ from torch import Tensor
 
 from actors.environments.contract import LaneEnvironments
 from agent57.config import AgentConfig
-from agent57.errors import both_networks
-from agent57.family import PolicyFamily
+from agent57.kinds import kind_of
 from agent57.networks import load_flat_weights
 from agent57.novelty import make_networks, novelty_of
 from agent57.state import Stateful
-from agent57.structures import NO_ACTION, Steps
+from agent57.structures import NO_ACTION, SequenceSpec, Steps
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
-from agent57.values import greedy_actions
 
 
 @dataclass(kw_only=True)
 class LaneStep(Steps[np.ndarray]):
     """Step t of every lane, by the step convention of `agent57/structures.py`; per-step fields [L].
 
-    ``observations`` [L, *obs]; ``q`` float32 [L, 2, A] (extrinsic, intrinsic); ``recurrent_state`` float32 [2, 2, L, H]
-    before the step. ``starts``: the observation is an episode's first; ``ends``: it is its final one, so the action is
-    never taken; ``terminated``: it is terminal. ``parts`` are those of ``intrinsic_rewards`` by name
-    (`Novelty.parts`), [L] each, NaN where not known. ``revisits`` bool [L]: the environment says that it was in this
-    state before in this episode; None where it does not say.
+    ``observations`` [L, *obs]; ``q`` float32 [L, 2, A] (extrinsic, intrinsic) of the policy that plays; ``values``
+    float32 [L, *] are what priorities need (`Choice`); ``recurrent_state`` float32 [nets, 2, L, H] before the step.
+    ``starts``: the observation is an episode's first; ``ends``: it is its final one, so the action is never taken;
+    ``terminated``: it is terminal. ``parts`` are those of ``intrinsic_rewards`` by name (`Novelty.parts`), [L] each,
+    NaN where not known. ``revisits`` bool [L]: the environment says that it was in this state before in this
+    episode; None where it does not say.
     """
 
     observations: np.ndarray
     policy_index: np.ndarray
     recurrent_state: np.ndarray
     q: np.ndarray
+    values: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
     terminated: np.ndarray
@@ -89,7 +89,8 @@ class Lanes(Stateful):
         self.device = torch.device(device)
         self.weights_version = -1
         self._rng = np.random.default_rng(seed)
-        self._betas = PolicyFamily.of(agent.family).betas.astype(np.float32)
+        self.kind = kind_of(agent)
+        self.sequences = SequenceSpec.of(agent, environments.spec)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = make_networks(agent, environments.spec)
@@ -113,8 +114,8 @@ class Lanes(Stateful):
         self._revisits: np.ndarray | None = None
         # Lanes whose episode broke off by a fault: the next one plays the same policy, so that none is passed over.
         self._again = np.zeros(lanes, np.bool_)
-        # [net, h/c, L, H]
-        self._recurrent = torch.zeros(2, 2, lanes, self.agent.network.lstm_size, device=self.device)
+        nets, parts, width = self.sequences.state_shape
+        self._recurrent = torch.zeros(nets, parts, lanes, width, device=self.device)
 
     def set_weights(self, version: int, vector: np.ndarray) -> None:
         """Act with these weights (see `flatten_weights`) from the next step on."""
@@ -128,13 +129,13 @@ class Lanes(Stateful):
         if self._starts.any():
             self._begin_episodes(choose_policy)
         # Once for all five networks.
-        observations = self.networks.q_ext.torso.arrange(torch.from_numpy(self._observations).to(self.device))
+        observations = self.networks.q_networks[0].torso.arrange(torch.from_numpy(self._observations).to(self.device))
         earned = self.novelty.earn(observations)
         intrinsic_rewards = np.where(self._starts, np.float32(0), earned.rewards)
         recurrent = self._recurrent
-        q_tensor, self._recurrent = self._q_values(observations, intrinsic_rewards, recurrent)
-        q = q_tensor.cpu().numpy()
-        actions, behaviour_probs = self._choose_actions(q)
+        outputs, self._recurrent = self._outputs(observations, intrinsic_rewards, recurrent)
+        choice = self.kind.choose(outputs, self.policy_index)
+        actions, behaviour_probs = self._explore(choice.greedy)
         taken = LaneStep(
             observations=self._observations,
             previous_actions=self._previous_actions,
@@ -142,7 +143,8 @@ class Lanes(Stateful):
             intrinsic_rewards=intrinsic_rewards,
             policy_index=self.policy_index.copy(),
             recurrent_state=recurrent.cpu().numpy(),
-            q=q.swapaxes(0, 1),
+            q=choice.q,
+            values=choice.values,
             actions=actions,
             behaviour_probs=behaviour_probs,
             starts=self._starts,
@@ -174,33 +176,30 @@ class Lanes(Stateful):
         self._recurrent = self._recurrent * torch.from_numpy(~starts).to(self.device).view(1, 1, -1, 1)
         self.novelty.begin(starts)
 
-    def _q_values(
+    def _outputs(
         self, observations: Tensor, intrinsic_rewards: np.ndarray, recurrent: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(Q-values [2, L, A], recurrent states after the step [2, 2, L, H])."""
+    ) -> tuple[list[Tensor], Tensor]:
+        """(what each Q-network says, [L, *], recurrent states after the step [nets, 2, L, H])."""
         previous_actions, extrinsic_rewards, rewards, policy_index = (
             torch.from_numpy(array).to(self.device)
             for array in (self._previous_actions, self._extrinsic_rewards, intrinsic_rewards, self.policy_index)
         )
         inputs = (previous_actions, extrinsic_rewards, self.networks.scales.rewards(rewards), policy_index)
-        values: list[Tensor] = []
+        outputs: list[Tensor] = []
         states: list[Tensor] = []
         for network, (h, c) in zip(self.networks.q_networks, recurrent, strict=False):
-            q, state = network.step(observations, *inputs, (h, c))
-            values.append(q)
+            output, state = network.step(observations, *inputs, (h, c))
+            outputs.append(output)
             states += state
         # A single network leaves the other one's state as it began: zeros.
-        return both_networks(values), torch.stack([*states, *recurrent.flatten(0, 1)[len(states) :]]).view_as(recurrent)
+        return outputs, torch.stack([*states, *recurrent.flatten(0, 1)[len(states) :]]).view_as(recurrent)
 
-    def _choose_actions(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(epsilon-greedy actions int64 [L], their behaviour probabilities float32 [L]) from Q-values [2, L, A].
+    def _explore(self, greedy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(epsilon-greedy actions int64 [L], their behaviour probabilities float32 [L]) from greedy ones [L].
 
         A random draw may be the greedy action, so mu comes from the full epsilon-greedy distribution.
         """
-        loss = self.agent.loss
-        beta = self._betas[self.policy_index][:, np.newaxis]
-        greedy = greedy_actions(q, beta, loss.mix, loss.rescale_epsilon)
-        num_actions = q.shape[-1]
+        num_actions = self.sequences.environment.num_actions
         explores = self._rng.random(self.num_lanes) < self.epsilons
         actions = np.where(explores, self._rng.integers(num_actions, size=self.num_lanes), greedy)
         probs = self.epsilons / num_actions + (1 - self.epsilons) * (actions == greedy)

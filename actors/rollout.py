@@ -19,12 +19,10 @@ from actors.environments.contract import EnvironmentConfig, LaneEnvironments
 from actors.lanes import Lanes, LaneStep
 from actors.sequence_builder import BuiltSequence, SequenceBuilder
 from agent57.config import AgentConfig
-from agent57.errors import sequence_errors
-from agent57.family import PolicyFamily, lane_epsilons
+from agent57.family import lane_epsilons
 from agent57.novelty.contract import Part
-from agent57.scales import Scales
 from agent57.state import Stateful
-from agent57.structures import EnvironmentSpec, Sequence, SequenceSpec, fill_columns, padded_batch
+from agent57.structures import EnvironmentSpec, Sequence, fill_columns, padded_batch
 
 
 @dataclass(frozen=True)
@@ -141,11 +139,8 @@ class RolloutWorker(Stateful):
             device,
         )
         self.spec = environments.spec
-        self.sequences = SequenceSpec(self.spec, agent.sequence.trace_length, agent.network.lstm_size)
-        self._builder = SequenceBuilder(self.sequences, agent.sequence.replay_period, num_lanes)
-        family = PolicyFamily.of(agent.family)
-        self._betas = torch.tensor(family.betas, dtype=torch.float32)
-        self._discounts = torch.tensor(family.discounts, dtype=torch.float32)
+        shape = self.lanes.kind.values_shape(self.spec.num_actions)
+        self._builder = SequenceBuilder(self.lanes.sequences, agent.sequence.replay_period, num_lanes, shape)
         self._arms: list[deque[int]] = [deque() for _ in range(num_lanes)]
         self._episodes = EpisodeTally(num_lanes)
         self._reused_arms = 0
@@ -207,23 +202,12 @@ class RolloutWorker(Stateful):
             return np.zeros(0, np.float32)
         # Observations are not needed: a width of 0.
         blind = EnvironmentSpec((0,), "float32", 1.0, self.spec.num_actions)
-        batch = padded_batch(replace(self.sequences, environment=blind), len(built))
+        batch = padded_batch(replace(self.lanes.sequences, environment=blind), len(built))
         steps, columns = fill_columns(batch, [item.sequence for item in built])
-        q = np.zeros((2, *batch.actions.shape, self.spec.num_actions), np.float32)
-        q[:, steps, columns] = np.concatenate([item.q for item in built]).swapaxes(0, 1)
-        tensors, q_tensor = batch.to_torch(), torch.from_numpy(q)
-        acting = self.lanes.networks.scales
-        errors = sequence_errors(
-            q_tensor,
-            q_tensor,
-            tensors,
-            self._betas,
-            self._discounts,
-            Scales.of(acting.td.cpu(), acting.intrinsic.cpu()),
-            self.agent.loss,
-            single=not self.agent.network.separate,
-        )
-        return errors.priorities.numpy()
+        values = np.zeros((*batch.actions.shape, *built[0].values.shape[1:]), np.float32)
+        values[steps, columns] = np.concatenate([item.values for item in built])
+        scales = self.lanes.networks.scales.on_cpu()
+        return self.lanes.kind.priorities(torch.from_numpy(values), batch.to_torch(), scales).numpy()
 
 
 class _Tally:

@@ -18,13 +18,13 @@ from agent57.structures import STEP_FIELDS, Sequence, SequenceSpec
 
 @dataclass
 class BuiltSequence:
-    """A finished sequence, the Q-values seen while acting (``q`` [n+1, 2, A]), and how much of it is new.
+    """A finished sequence, the ``values`` seen while acting, [n+1, *] (`Choice`), and how much of it is new.
 
     ``new_steps`` counts the transitions that no earlier sequence holds.
     """
 
     sequence: Sequence
-    q: np.ndarray
+    values: np.ndarray
     new_steps: int
 
 
@@ -38,13 +38,13 @@ class SequenceBuilder(Stateful):
 
     STATE = ("_ring", "_states", "_time", "_policy_index", "_length", "_first")
 
-    def __init__(self, spec: SequenceSpec, period: int, num_lanes: int) -> None:
+    def __init__(self, spec: SequenceSpec, period: int, num_lanes: int, values_shape: tuple[int, ...]) -> None:
         self.trace_length, self.period = spec.trace_length, period
         # Rows of all lanes: written in one piece, they cost a fraction of scattered places in buffers of each lane.
         environment, steps = spec.environment, (spec.trace_length + 1, num_lanes)
         self._ring = {each.name: np.zeros(steps, each.dtype) for each in STEP_FIELDS} | {
             "observations": np.zeros((*steps, *environment.observation_shape), environment.observation_dtype),
-            "q": np.zeros((*steps, 2, environment.num_actions), np.float32),
+            "values": np.zeros((*steps, *values_shape), np.float32),
         }
         self._states = np.zeros((num_lanes, spec.trace_length // period + 1, *spec.state_shape), np.float32)
         self._time = 0
@@ -87,11 +87,11 @@ class SequenceBuilder(Stateful):
             if new_steps[at] == 0:
                 continue
             own = {name: array[at, :count] for name, array in arrays.items()}
-            q, index = own.pop("q"), int(self._policy_index[lane])
+            values, index = own.pop("values"), int(self._policy_index[lane])
             sequence = Sequence(
                 terminated=bool(terminated[lane]), policy_index=index, recurrent_state=states[at], **own
             )
-            built.append(BuiltSequence(sequence, q, new_steps[at]))
+            built.append(BuiltSequence(sequence, values, new_steps[at]))
         return built
 
     def _state_slots(self, positions: np.ndarray) -> np.ndarray:

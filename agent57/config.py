@@ -44,6 +44,9 @@ class PolicyFamilyConfig:
     """Discount of policy 7 (families of 10 or more)."""
     gamma_min: Annotated[float, Range(above=0, below=1)] = 0.99
     """Discount of the most exploratory policy."""
+    ladder: Literal["agent57", "log_uniform"] = "agent57"
+    """How discounts are spaced between them in families of 10 or more: as in Agent57, through gamma-mid; or evenly in
+    log(1 - gamma), as in NGU and in smaller families."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "family")
@@ -80,13 +83,18 @@ class NetworkConfig:
     that hardly change need the first, frames full of noise the second."""
     rnd_size: Width = 128
     """Output width of the RND target and predictor."""
-    separate: bool = True
-    """A Q-network each for extrinsic and intrinsic rewards; otherwise one learns r^e + beta r^i (NGU; an ablation)."""
+    kind: Literal["separate", "shared", "single"] = "separate"
+    """separate: a Q-network each for extrinsic and intrinsic rewards; shared: one torso and LSTM for the values of all
+    policies, which all learn from every sequence (MEME section 4 B2, C2); single: one network learns r^e + beta r^i
+    (NGU; an ablation)."""
+    policy_head: bool = False
+    """A head of the shared network that is distilled from the values and acted on (MEME section 4 D)."""
     recurrent: bool = True
     """Carry the LSTM's state from step to step; otherwise every step starts from zeros (an ablation)."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "network")
+        require(not self.policy_head or self.kind == "shared", "network.policy-head is a head of --network.kind shared")
 
 
 @dataclass(frozen=True)
@@ -159,6 +167,16 @@ class LossConfig:
     td_scale: Literal["network", "policy"] = "network"
     """Whose standard deviation normalize-td takes: that of all TD errors of a network, or of each of its policies, the
     larger one of the running and the batch's own (MEME section 4 B1)."""
+    mixture_eta: Share = 0.5
+    """shared network: weight of the policy that played a sequence in its loss; all N share the rest (MEME section 4
+    B2, its eta)."""
+    policy_temperature: Annotated[float, Range(above=0, at_most=1e6)] = 0.25
+    """policy head: targets are taken under its policy, sharpened by this temperature (MEME section 4 D)."""
+    distillation_epsilon: Annotated[float, Range(at_least=0, below=1)] = 1e-4
+    """policy head: it learns the epsilon-greedy policy on the values, with this epsilon (MEME section 4 D)."""
+    distillation_kl: Annotated[float | None, Range(above=0, at_most=1e9)] = 0.5
+    """policy head: steps on which it is further than this from the target network's (KL divergence) are left out of its
+    loss (MEME section 4 D); None leaves out none."""
     normalize_intrinsic: bool = False
     """Divide intrinsic rewards by their running standard deviation before the networks see and learn them (not in
     the paper)."""

@@ -24,9 +24,10 @@ from agent57.values import combine_q
 class SequenceErrors:
     """``td`` [2, T, B], index 0 of the extrinsic network, 1 of the intrinsic one, in units of their scale.
 
-    Its gradients flow through the Q-values of the actions taken; nothing else has any. ``mask`` [T, B] says which steps
-    count (burn-in does not), ``priorities`` [B], ``coefficients`` [T, B] are those of the trace. ``targets`` [2, T, B];
-    ``sigma`` [2, 1, B] is the scale, ``statistics`` what the running scales take in (`Scales.summed`).
+    A shared network has one for each policy, [T, B, N] (`all_policies.py`). Its gradients flow through the Q-values of
+    the actions taken; nothing else has any. ``mask`` [T, B] says which steps count (burn-in does not), ``priorities``
+    [B]. Like ``td``: ``targets``, ``sigma``, the scale, and ``coefficients``, those of the trace, without an axis of
+    networks. ``statistics`` are what the running scales take in (`Scales.summed`).
     """
 
     td: Tensor
@@ -83,7 +84,7 @@ def sequence_errors(
     mask = loss_mask(batch, config.burn_in)
     statistics = None
     if sum_over_ranks is not None:
-        statistics = sum_over_ranks(scales.summed(raw, batch.intrinsic_rewards[1:], mask, batch.policy_index))
+        statistics = sum_over_ranks(scales.summed(raw, mask, batch.policy_index, batch.intrinsic_rewards[1:]))
     sigma = scales.of_sequences(batch.policy_index, statistics)
     td = raw / sigma
     priorities = sequence_priorities(td.detach(), mask, beta, config.priority_eta)
@@ -116,9 +117,13 @@ def sequence_priorities(td_error: Tensor, mask: Tensor, beta: Tensor, eta: float
     ``td_error`` [2, T, B]; ``mask`` [T, B]; ``beta`` [B]. R2D2 section 2.3. A sequence without a valid step
     gets 0, so the caller must not insert one.
     """
-    error = (td_error[EXTRINSIC].abs() + beta * td_error[INTRINSIC].abs()) * mask
-    mean = error.sum(0) / mask.sum(0).clamp(min=1)
-    return eta * error.amax(0) + (1 - eta) * mean
+    return priorities_of(td_error[EXTRINSIC].abs() + beta * td_error[INTRINSIC].abs(), mask, eta)
+
+
+def priorities_of(errors: Tensor, mask: Tensor, eta: float) -> Tensor:
+    """eta max + (1 - eta) mean of ``errors`` [T, B] >= 0 over the steps of ``mask``; [B]. R2D2 section 2.3."""
+    errors = errors * mask
+    return eta * errors.amax(0) + (1 - eta) * errors.sum(0) / mask.sum(0).clamp(min=1)
 
 
 def scaled_batch(batch: SequenceBatch[Tensor], scales: Scales) -> SequenceBatch[Tensor]:

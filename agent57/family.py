@@ -29,11 +29,17 @@ class PolicyFamily:
         gamma_max: float = 0.9999,
         gamma_mid: float = 0.997,
         gamma_min: float = 0.99,
+        ladder: str = "agent57",
     ) -> None:
         self.num_policies = num_policies
         self.betas = np.array([_beta(j, num_policies, beta_max) for j in range(num_policies)])
         self.discounts = np.array(
-            [_discount(j, num_policies, gamma_max, gamma_mid, gamma_min) for j in range(num_policies)]
+            [
+                _log_ladder(j / (num_policies - 1), gamma_max, gamma_min)
+                if ladder == "log_uniform" and num_policies > 1
+                else _discount(j, num_policies, gamma_max, gamma_mid, gamma_min)
+                for j in range(num_policies)
+            ]
         )
 
     @classmethod

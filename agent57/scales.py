@@ -6,6 +6,7 @@ that priorities that actors compute are those of the learner.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -24,70 +25,83 @@ POLICY_FLOOR = 0.01
 class Scales(nn.Module):
     """What TD errors and intrinsic rewards are divided by; 1 until `RunningScales` says otherwise.
 
-    ``td`` is [2], a scale for each network, or [2, N], one for each network and policy. ``intrinsic`` is [].
+    ``td`` is a scale for each network, [2] or [1], or for each network and policy, [2, N], or [N] of a shared network.
+    ``intrinsic`` is [].
     """
 
     td: Tensor
     intrinsic: Tensor
 
-    def __init__(self, num_policies: int | None = None) -> None:
-        """``num_policies``: make a scale for each policy; None: one for all."""
+    def __init__(self, num_policies: int | None = None, names: tuple[str, ...] = NET_NAMES) -> None:
+        """``num_policies``: make a scale for each policy; None: one for all. ``names`` of the networks."""
         super().__init__()
-        self.register_buffer("td", torch.ones(2) if num_policies is None else torch.ones(2, num_policies))
+        self.names, self.per_policy = names, num_policies is not None
+        shape = [len(names)] if num_policies is None else [len(names), num_policies]
+        if len(names) == 1 and num_policies is not None:
+            shape = [num_policies]
+        self.register_buffer("td", torch.ones(shape))
         self.register_buffer("intrinsic", torch.ones(()))
 
-    @classmethod
-    def of(cls, td: Tensor, intrinsic: Tensor) -> Scales:
-        """Scales with these values."""
-        scales = cls()
-        scales.td, scales.intrinsic = td, intrinsic
-        return scales
+    def on_cpu(self) -> Scales:
+        """These scales on the CPU."""
+        return self if self.td.device.type == "cpu" else copy.deepcopy(self).cpu()
 
     def rewards(self, intrinsic_rewards: Tensor) -> Tensor:
         """Intrinsic rewards of any shape, as networks see and learn them."""
         return intrinsic_rewards / self.intrinsic
 
     def of_sequences(self, policy_index: Tensor, statistics: Tensor | None = None) -> Tensor:
-        """sigma [2, 1, B] of the TD errors of sequences with these policies [B].
+        """sigma [nets, 1, B] of the TD errors of sequences with these policies [B].
 
         A policy's own scale is no smaller than the standard deviation of its errors in this batch, where the
         ``statistics`` of that are given (`summed`). MEME section 4 B1.
         """
-        if self.td.dim() == 1:
-            return self.td.view(2, 1, 1)
-        sigma = self.td
+        if not self.per_policy:
+            return self.td.view(-1, 1, 1)
+        sigma = self.by_network
         if statistics is not None:
             sigma = torch.maximum(sigma, std_of(statistics[:-1]).view_as(sigma)).clamp(min=POLICY_FLOOR)
         return sigma[:, policy_index].unsqueeze(1)
 
     def of_network(self, net: int) -> Tensor:
         """One number for the TD errors of network ``net``, []: the mean over its policies."""
-        return self.td[net].mean()
+        return self.by_network[net].mean()
+
+    @property
+    def by_network(self) -> Tensor:
+        """``td`` as [nets, N], or [nets, 1]."""
+        return self.td.view(len(self.names), -1)
 
     def by_name(self) -> dict[str, Tensor]:
         """Every scale, [], by the name of its metric; of policies' scales their mean too."""
-        named = {f"td_scale_{name}": self.of_network(net) for net, name in enumerate(NET_NAMES)}
-        if self.td.dim() == 2:
+        named = {f"td_scale_{name}": self.of_network(net) for net, name in enumerate(self.names)}
+        if self.per_policy:
             named |= {
                 f"td_scale_{name}/{j:02}": each
-                for name, of_net in zip(NET_NAMES, self.td, strict=True)
+                for name, of_net in zip(self.names, self.by_network, strict=True)
                 for j, each in enumerate(of_net)
             }
         return {**named, "intrinsic_scale": self.intrinsic}
 
-    def summed(self, td_errors: Tensor, intrinsic_rewards: Tensor, mask: Tensor, policy_index: Tensor) -> Tensor:
-        """Count, sum and sum of squares, [groups, 3]: of raw TD errors [2, T, B] by network, or by network and policy
-        as ``td`` is, then of raw ``intrinsic_rewards`` [T, B]. ``mask`` [T, B] says which steps count.
+    def summed(self, td_errors: Tensor, mask: Tensor, policy_index: Tensor, intrinsic_rewards: Tensor) -> Tensor:
+        """Count, sum and sum of squares, [groups, 3]: of raw TD errors [nets, T, M] by network, or by network and
+        policy as ``td`` is, then of raw ``intrinsic_rewards`` [T, B]. ``mask`` [T, B] says which steps count.
+
+        M is B, or a multiple of it: several errors for each sequence, beside each other. ``policy_index`` [M].
         """
-        values = torch.cat([td_errors.detach(), intrinsic_rewards[None]])
-        valid = mask.to(values.dtype)
-        per_sequence = torch.stack([valid.expand_as(values), values * valid, values.square() * valid], -1).sum(1)
-        td = per_sequence[:2]  # [2, B, 3]
-        if self.td.dim() == 1:
-            td = td.sum(1)
+        td = _power_sums(td_errors.detach(), mask.repeat_interleave(td_errors.shape[-1] // mask.shape[-1], 1))
+        if self.per_policy:
+            groups = torch.zeros(*self.by_network.shape, 3, device=td.device, dtype=td.dtype)
+            td = groups.index_add_(1, policy_index, td).flatten(0, 1)
         else:
-            td = torch.zeros(*self.td.shape, 3, device=td.device, dtype=td.dtype).index_add_(1, policy_index, td)
-        return torch.cat([td.flatten(0, -2), per_sequence[2].sum(0, keepdim=True)])
+            td = td.sum(1)
+        return torch.cat([td, _power_sums(intrinsic_rewards[None], mask).sum(1)])
+
+
+def _power_sums(values: Tensor, mask: Tensor) -> Tensor:
+    """Count, sum and sum of squares over time, where ``mask`` [T, M] says so: [K, T, M] -> [K, M, 3]."""
+    valid = mask.to(values.dtype)
+    return torch.stack([valid.expand_as(values), values * valid, values.square() * valid], -1).sum(1)
 
 
 def std_of(statistics: Tensor) -> Tensor:
@@ -128,7 +142,7 @@ class RunningScales:
         std = (mean_square - mean.square()).clamp(min=0).sqrt().clamp(min=FLOOR)
         std = torch.where(self.weights > 0, std, 1.0).to(self.scales.td.dtype)
         if which[0]:
-            floor = FLOOR if self.scales.td.dim() == 1 else POLICY_FLOOR
+            floor = POLICY_FLOOR if self.scales.per_policy else FLOOR
             self.scales.td.copy_(std[:-1].view_as(self.scales.td).clamp(min=floor))
         if which[1]:
             self.scales.intrinsic.copy_(std[-1])

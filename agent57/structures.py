@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agent57.config import AgentConfig
+
 NO_ACTION = -1
 """Previous action at an episode's first step; one-hot encodes to all zeros."""
 
@@ -28,6 +30,9 @@ EXTRINSIC, INTRINSIC = 0, 1
 
 NET_NAMES = ("extrinsic", "intrinsic")
 """What they are called."""
+
+SHARED_NAMES = ("q",)
+"""What the one network is called that has the values of all policies."""
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 """For functions of numpy arrays and of tensors that return the like."""
@@ -58,16 +63,24 @@ class EnvironmentSpec:
 
 @dataclass(frozen=True)
 class SequenceSpec:
-    """Shapes of one stored sequence: T = ``trace_length`` transitions, LSTM width ``lstm_size``."""
+    """Shapes of one stored sequence: T = ``trace_length`` transitions, recurrent states of ``num_networks`` LSTMs of
+    width ``lstm_size``."""
 
     environment: EnvironmentSpec
     trace_length: int
     lstm_size: int
+    num_networks: int = 2
+
+    @classmethod
+    def of(cls, agent: AgentConfig, environment: EnvironmentSpec) -> SequenceSpec:
+        """The sequences of ``agent``; a single network's have the state of the missing one too, as zeros."""
+        num_networks = 1 if agent.network.kind == "shared" else 2
+        return cls(environment, agent.sequence.trace_length, agent.network.lstm_size, num_networks)
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
-        """Of a recurrent state: [2 nets, 2 (h, c), H]."""
-        return 2, 2, self.lstm_size
+        """Of a recurrent state: [nets, 2 (h, c), H]."""
+        return self.num_networks, 2, self.lstm_size
 
 
 @dataclass(frozen=True)
@@ -111,7 +124,7 @@ class Sequence(Steps[np.ndarray]):
     """One lane's sequence of n <= T transitions, as the actor builds it: not padded, per-step fields [n+1].
 
     ``observations`` [n+1, *obs]; ``terminated``: whether the last observation is terminal; ``recurrent_state``
-    float32 [2 nets, 2 (h, c), H] before step 0.
+    float32 [nets, 2 (h, c), H] before step 0.
     """
 
     observations: np.ndarray
@@ -129,7 +142,7 @@ class SequenceBatch(Steps[Array]):
     """B sequences padded to T transitions, time-major, per-step fields [T+1, B]; numpy arrays or torch tensors alike.
 
     ``observations`` [T+1, B, *obs]; ``terminated`` bool [T+1, B]; ``mask`` bool [T, B]; ``policy_index`` int64 [B];
-    ``recurrent_state`` float32 [2, 2, B, H] (net, h/c). ``mask`` of padding is False, observations are zeros.
+    ``recurrent_state`` float32 [nets, 2 (h, c), B, H]. ``mask`` of padding is False, observations are zeros.
     """
 
     observations: Array

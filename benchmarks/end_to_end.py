@@ -106,7 +106,7 @@ def cost_of_parts(config: TrainConfig, repeats: int) -> tuple[float, float]:
     acting = median_seconds(timed.work, repeats, warm_up=6) / (CHUNK * lanes)
     spec = LaneEnvironments(ENV, 1, 0, config.environment).spec
     learner = Learner(config.agent, config.learner, spec, seed=0)
-    shape = SequenceSpec(spec, config.sequence.trace_length, config.network.lstm_size)
+    shape = SequenceSpec.of(config.agent, spec)
     batch = random_batch(shape, config.learner.batch_size, config.family.num_policies)
     return acting, median_seconds(lambda: learner.update(batch), 5 * repeats, warm_up=5)
 

@@ -68,7 +68,7 @@ def record_traffic(config: TrainConfig) -> RecordedTraffic:
                 encoding += time.thread_time() - start
                 priorities.append(float(priority))
     timings = ("pull_seconds", "encode_seconds", "deliver_seconds", "steps_per_second")
-    spec = SequenceSpec(worker.spec, config.sequence.trace_length, config.network.lstm_size)
+    spec = SequenceSpec.of(config.agent, worker.spec)
     return RecordedTraffic(
         blobs=blobs,
         priorities=np.array(priorities, np.float32),

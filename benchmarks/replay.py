@@ -49,7 +49,7 @@ def play(steps: int) -> tuple[list[bytes], np.ndarray, SequenceSpec, float]:
         blobs += [encode_sequence(sequence) for sequence in rollout.sequences]
         encoding += time.perf_counter() - start
         new_steps += rollout.new_steps.tolist()
-    spec = SequenceSpec(worker.spec, agent.sequence.trace_length, agent.network.lstm_size)
+    spec = SequenceSpec.of(agent, worker.spec)
     return blobs, np.array(new_steps), spec, encoding
 
 

@@ -56,7 +56,7 @@ def size(lanes: int, config: TrainConfig = PAPER) -> Size:
     workers = lanes // per_worker
     cluster = dataclasses.replace(config.cluster, num_workers=workers, lanes_per_worker=per_worker)
     config = dataclasses.replace(config, cluster=cluster)
-    spec = SequenceSpec(ATARI, config.sequence.trace_length, config.network.lstm_size)
+    spec = SequenceSpec.of(config.agent, ATARI)
     first = Node("learner node", NODE_CORES, 1, NODE_GB * 1e9)
     others = [Node(f"worker node {n}", NODE_CORES, 0, NODE_GB * 1e9) for n in range(-(-workers // NODE_CORES))]
     topology = plan_topology(config, spec, [first, *(others if workers > 2 else [])])

@@ -17,7 +17,11 @@ class LearnerConfig:
     batch_size: Annotated[int, Range(at_least=1, at_most=65_536)] = 64
     """Sequences per update."""
     learning_rate: Annotated[float, Range(at_least=0, at_most=1)] = 1e-4
-    """Adam learning rate of both Q-networks."""
+    """Learning rate of the Q-networks."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Of the Q-networks. adamw: Adam with weight decay apart from the gradient, on matrices only (MEME appendix)."""
+    weight_decay: Annotated[float, Range(at_least=0, at_most=10)] = 0.05
+    """What adamw takes off the weights per update, times the learning rate."""
     rnd_learning_rate: Annotated[float, Range(at_least=0, at_most=1)] = 5e-4
     """Adam learning rate of the RND predictor."""
     embedding_learning_rate: Annotated[float, Range(at_least=0, at_most=1)] = 5e-4

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from agent57.config import AgentConfig
 from agent57.errors import SequenceErrors
-from agent57.family import PolicyFamily
+from agent57.kinds import kind_of
 from agent57.networks import ObservationNormalizer, flatten_weights, load_flat_weights
 from agent57.novelty import make_networks, novelty_of
 from agent57.scales import RunningScales
-from agent57.structures import NET_NAMES, EnvironmentSpec, SequenceBatch
+from agent57.structures import EnvironmentSpec, SequenceBatch
 from agent57.terms import TERMS, LossTerm
-from agent57.terms.q_td import q_td
 from agent57.terms.term import Figure, Over, Update, last_transitions
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
 from learner.config import LearnerConfig
@@ -65,9 +64,8 @@ class Learner:
         self.agent, self.config = agent, config
         self.ranks = ranks or Ranks()
         self.device = resolve_device(config.device)
-        family = PolicyFamily.of(agent.family)
-        self.betas = torch.tensor(family.betas, dtype=torch.float32, device=self.device)
-        self.discounts = torch.tensor(family.discounts, dtype=torch.float32, device=self.device)
+        self._kind = kind_of(agent)
+        self.betas, self.discounts = self._kind.betas.to(self.device), self._kind.discounts.to(self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._novelty = novelty_of(agent, spec)
@@ -82,25 +80,35 @@ class Learner:
         self._first_bad = ""
         self._running_scales = RunningScales(self.networks.scales)
         self._terms: tuple[LossTerm, ...] = (*TERMS, *self._novelty.terms)
-        self._trained: dict[str, nn.Module] = dict(zip(NET_NAMES, networks.q_networks, strict=False))
+        self._trained: dict[str, nn.Module] = dict(zip(self._kind.names, networks.q_networks, strict=True))
         self._trained |= self._novelty.trained(networks)
         trained = {id(parameter) for module in self._trained.values() for parameter in module.parameters()}
         for parameter in networks.parameters():
             parameter.requires_grad_(id(parameter) in trained and parameter.requires_grad)
-        self._optimizers = {name: self._adam(name, module) for name, module in self._trained.items()}
+        self._optimizers = {name: self._optimizer(name, module) for name, module in self._trained.items()}
 
-    def _adam(self, name: str, module: nn.Module) -> torch.optim.Adam:
-        rates = {"embedding": self.config.embedding_learning_rate, "rnd": self.config.rnd_learning_rate}
+    def _optimizer(self, name: str, module: nn.Module) -> torch.optim.Adam:
+        config = self.config
+        if name in self._kind.names and config.optimizer == "adamw":
+            matrices = [parameter for parameter in module.parameters() if parameter.dim() > 1]
+            others = [parameter for parameter in module.parameters() if parameter.dim() <= 1]
+            groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+            rate, decay = config.learning_rate, config.weight_decay
+            return torch.optim.AdamW(groups, lr=rate, eps=config.adam_epsilon, weight_decay=decay, fused=True)
+        rates = {"embedding": config.embedding_learning_rate, "rnd": config.rnd_learning_rate}
         return torch.optim.Adam(
             module.parameters(),
-            lr=rates.get(name, self.config.learning_rate),
-            eps=self.config.adam_epsilon,
+            lr=rates.get(name, config.learning_rate),
+            eps=config.adam_epsilon,
             fused=True,
-            weight_decay=self.config.embedding_l2 if name == "embedding" else 0.0,
+            weight_decay=config.embedding_l2 if name == "embedding" else 0.0,
         )
 
-    def update(self, batch: SequenceBatch[Any]) -> UpdateResult:
+    def update(self, batch: SequenceBatch[Any], importance: np.ndarray | None = None) -> UpdateResult:
         """One update of all networks from ``batch`` (numpy or torch): of several ranks' whole batch, this one's part.
+
+        ``importance`` [B]: how much each sequence counts in the loss of the Q-networks, 1 for the one that counts most
+        in the whole batch (Schaul et al. 2016); the numbers need only be in proportion. None: all alike.
 
         Metrics are those of the whole batch, priorities those of the part. Raises TrainingDiverged after
         ``max_bad_updates`` updates in a row that had to be skipped.
@@ -115,8 +123,9 @@ class Learner:
             discounts=self.discounts,
             config=self.agent.loss,
             sum_over_ranks=self.ranks.sum_,
+            importance=self._importance(importance),
         )
-        term, errors = q_td(update)
+        term, errors = self._kind.term(update)
         terms = [term, *(term(update) for term in self._terms)]
         shares = _shares(update, errors, self.ranks)
         loss = torch.stack([shares[term.over] * term.loss for term in terms]).sum()
@@ -143,6 +152,12 @@ class Learner:
             self.copy_targets()
         return UpdateResult(errors.priorities.cpu().numpy(), metrics)
 
+    def _importance(self, importance: np.ndarray | None) -> Tensor | None:
+        if importance is None:
+            return None
+        weights = torch.from_numpy(importance).to(self.device)
+        return (weights / self.ranks.max_(weights.amax())).float()
+
     def copy_targets(self) -> None:
         """Hard copy of both online Q-networks into the target networks."""
         for target, online in zip(self.targets, self.networks.q_networks, strict=True):
@@ -167,8 +182,8 @@ class Learner:
         """
         limit, figures = self.config.max_grad_norm, {}
         for name, module in self._trained.items():
-            is_q_network = name in NET_NAMES
-            sigma = self.networks.scales.of_network(NET_NAMES.index(name)) if is_q_network else 1.0
+            is_q_network = name in self._kind.names
+            sigma = self.networks.scales.of_network(self._kind.names.index(name)) if is_q_network else 1.0
             gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
             nn.utils.clip_grads_with_norm_(module.parameters(), limit / sigma, norm)  # type: ignore[arg-type]

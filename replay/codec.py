@@ -233,8 +233,8 @@ def _check_shapes(sequence: Sequence) -> None:
         raise ValueError(f"observations must be uint8 or float32, not {sequence.observations.dtype}")
     wrong = [each.name for each in STEP_FIELDS if arrays[each.name].dtype != each.dtype]
     state = sequence.recurrent_state
-    if wrong or state.dtype != np.float32 or state.shape[:2] != (2, 2) or state.ndim != 3:
+    if wrong or state.dtype != np.float32 or state.ndim != 3 or state.shape[1] != 2:
         raise ValueError(
             f"a sequence to encode has per-step fields of other types ({', '.join(wrong) or 'none'}) "
-            "or a recurrent state that is not float32 [2, 2, H]"
+            "or a recurrent state that is not float32 [nets, 2, H]"
         )

@@ -20,7 +20,7 @@ NUM_POLICIES = 8
 QUICK_FRAMES = 100_000
 EXTRINSIC_ALONE = (
     *("--family.num-policies", "1", "--family.beta-max", "0"),
-    *("--intrinsic.novelty", "none", "--network.no-separate"),
+    *("--intrinsic.novelty", "none", "--network.kind", "single"),
 )
 VARIANTS = (Variant(WHOLE, ("--max-minutes", "60")), Variant(ONE_POLICY, (*EXTRINSIC_ALONE, "--max-minutes", "25")))
 

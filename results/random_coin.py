@@ -21,7 +21,7 @@ SIZE = 9
 """Side of the room. The paper's has 15, which takes several times as many updates; sixty runs would take a day."""
 BETAS = (0.0, 0.1, 0.3, 1.0, 3.0)
 SHOWN_BETA = 1.0
-NETWORKS = {"separate": (), "single": ("--network.no-separate",)}
+NETWORKS = {"separate": (), "single": ("--network.kind", "single")}
 CHOICES = {"bandit": (), "uniform arms": ("--bandit.epsilon", "1.0")}
 
 

@@ -43,11 +43,12 @@ PRESET_FLAGS = {
     "smoke": (),
     "small": (*LITTLE, "--evaluation.episodes", "2"),
     "laptop": (*LITTLE, *SHORT, "--replay.max-gb", "0.1"),
+    "meme": (*LITTLE, *SHORT, "--replay.max-gb", "0.1", "--network.conv-filters", "8", "8", "8"),
     "paper": (*LITTLE, *SHORT, "--replay.max-gb", "0.1", "--network.conv-filters", "8", "8", "8"),
 }
 ENVIRONMENTS = {"smoke": (CHAIN, GRID, PONG), "small": (CHAIN, GRID), "laptop": (GRID, PONG), "paper": (CHAIN, PONG)}
 TRACES = ("retrace", "peng", "soft_watkins")
-ONE_NETWORK = ("--network.no-separate", "--loss.burn-in", "4")
+ONE_NETWORK = ("--network.kind", "single", "--loss.burn-in", "4")
 STEPS = 600
 """Environment steps of a run: dozens of updates, a round of evaluation, some ends of episodes."""
 
@@ -59,6 +60,8 @@ def runs() -> Iterator[tuple[str, list[str]]]:
             for trace in TRACES:
                 yield f"{preset}, {env}, {trace}", [*_flags(env, preset), "--loss.trace", trace]
     yield "paper, one network, burn-in", [*_flags(CHAIN, "paper"), *ONE_NETWORK]
+    for env in (CHAIN, PONG):
+        yield f"meme, {env}", _flags(env, "meme")
     for novelty in ("episodic", "lifelong"):
         yield f"small, novelty {novelty}", [*_flags(GRID, "small"), "--intrinsic.novelty", novelty]
 

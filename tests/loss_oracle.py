@@ -141,6 +141,14 @@ def varied_sequences(seed: int, spec: EnvironmentSpec, trace_length: int, num_po
     return [random_sequence(rng, spec, *kind, num_policies=num_policies) for kind in kinds]
 
 
+def scales_of(td: SequenceOf[float], intrinsic: float) -> Scales:
+    """Scales with these values, in double precision."""
+    scales = Scales().double()
+    scales.td.copy_(torch.tensor(td, dtype=torch.float64))
+    scales.intrinsic.fill_(intrinsic)
+    return scales
+
+
 def fill_whole(batch: SequenceBatch[np.ndarray], column: int, sequence: Sequence) -> None:
     """`fill_column`, and the observations."""
     batch.observations[: sequence.num_transitions + 1, column] = sequence.observations

@@ -28,7 +28,6 @@ from agent57.family import PolicyFamily
 from agent57.networks import Agent57Networks, EmbeddingNetwork, QNetwork, RandomNetworkDistillation, flatten_weights
 from agent57.novelty import make_networks
 from agent57.novelty.lifelong import LifelongNovelty
-from agent57.scales import Scales
 from agent57.structures import SequenceSpec, padded_batch
 from agent57.torsos import resolve_torso_dtype
 from cluster.commands.train import train
@@ -46,6 +45,7 @@ from tests.loss_oracle import (
     fill_whole,
     indexed,
     random_sequence,
+    scales_of,
     slow_q_losses,
     tiny_network,
     varied_sequences,
@@ -66,7 +66,7 @@ def agent_config(network: NetworkConfig | None = None, **intrinsic: Any) -> Agen
     )
 
 
-SINGLE = dataclasses.replace(tiny_network(), separate=False)
+SINGLE = dataclasses.replace(tiny_network(), kind="single")
 MEMORYLESS = dataclasses.replace(tiny_network(), recurrent=False)
 
 
@@ -89,7 +89,7 @@ def watch_steps(worker: RolloutWorker, num_steps: int) -> list[LaneStep]:
     return [worker.lanes.step(lambda lane: lane) for _ in range(num_steps)]
 
 
-# --- network.separate: one network on r^e + beta r^i -------------------------------------------------------
+# --- network.kind single: one network on r^e + beta r^i -------------------------------------------------------
 
 
 @pytest.mark.parametrize("trace", ["retrace", "peng"])
@@ -107,7 +107,7 @@ def test_a_single_network_learns_the_mixed_reward(trace: Any) -> None:
         BETAS,
         DISCOUNTS,
         config,
-        Scales.of(torch.tensor([2.0, 1.0], dtype=torch.float64), torch.tensor(4.0, dtype=torch.float64)),
+        scales_of([2.0, 1.0], 4.0),
     )
     mixed = []
     for one in sequences:

@@ -95,7 +95,7 @@ def test_preset_table_is_that_of_the_presets() -> None:
 
 @pytest.fixture(scope="module")
 def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """Tags by kind that a short serial run and its resume wrote."""
+    """Tags by kind that a short serial run, its resume, and one with a shared network wrote."""
     run_dir = tmp_path_factory.mktemp("docs") / "run"
     often = "--evaluation.period-env-frames 400 --evaluation.episodes 8 --log-seconds 0.2 --learner.device cpu"
     tiny = "--network.torso-size 16 --network.lstm-size 16 --network.head-size 16"
@@ -104,7 +104,10 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     with _handlers_and_threads_restored():
         assert main(["train", *shlex.split(first)]) == 0
         assert main(["train", "--resume", str(run_dir), "--max-env-frames", "1600"]) == 0
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        shared = "--network.kind shared --network.policy-head"
+        assert main(["train", *shlex.split(first.replace(str(run_dir), f"{run_dir}-shared")), *shared.split()]) == 0
+    logs = [run_dir / "metrics.jsonl", run_dir.with_name("run-shared") / "metrics.jsonl"]
+    rows = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
     scalars = {tag for row in rows for tag in row} - {"env_frames", "minutes"}
     histograms, images, texts = set(), set(), set()
     for path in run_dir.glob("events.out.tfevents.*"):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from agent57.errors import SequenceErrors, both_networks, scaled_batch, sequence_errors, taken
-from agent57.networks import QNetwork, RecurrentState
+from agent57.networks import RecurrentNetwork, RecurrentState
 from agent57.structures import NET_NAMES, SequenceBatch
-from agent57.terms.term import Figure, Over, Term, Update
+from agent57.terms.term import Figure, Over, Term, Update, mean_over_sequences
 
 
 def q_td(update: Update) -> tuple[Term, SequenceErrors]:
@@ -45,7 +45,7 @@ def q_td(update: Update) -> tuple[Term, SequenceErrors]:
         outside = outside_trust_region(q_taken, centre, errors.targets, errors.sigma, config.trust_region)
         kept = kept & ~outside
         figures |= masked_figures(outside[: len(online)], errors.mask, update.batch.policy_index, len(update.betas))
-    losses = (0.5 * errors.td.square() * kept).sum(1).mean(1)
+    losses = mean_over_sequences((0.5 * errors.td.square() * kept).sum(1), update.importance)
     errors.td = errors.td.detach()
     figures |= _figures(losses, q_taken, errors, len(online))
     return Term(losses.sum(), Over.SEQUENCES, figures), errors
@@ -87,8 +87,8 @@ def _figures(losses: Tensor, q_taken: Tensor, errors: SequenceErrors, num_networ
     return figures
 
 
-def unroll(network: QNetwork, batch: SequenceBatch[Tensor], net: int, burn_in: int) -> Tensor:
-    """Q-values of every step of a batch, [T+1, B, A], from the stored recurrent states.
+def unroll(network: RecurrentNetwork, batch: SequenceBatch[Tensor], net: int, burn_in: int) -> Tensor:
+    """A network's outputs at every step of a batch, [T+1, B, *], from the stored recurrent states.
 
     After ``burn_in`` steps the recurrent state is detached, so those steps get no gradient through it.
     """
@@ -97,7 +97,7 @@ def unroll(network: QNetwork, batch: SequenceBatch[Tensor], net: int, burn_in: i
     for span in (slice(0, burn_in), slice(burn_in, None)):
         if span.stop == 0:
             continue
-        q, (h, c) = network(
+        outputs, (h, c) = network(
             batch.observations[span],
             batch.previous_actions[span],
             batch.extrinsic_rewards[span],
@@ -106,5 +106,5 @@ def unroll(network: QNetwork, batch: SequenceBatch[Tensor], net: int, burn_in: i
             state,
         )
         state = (h.detach(), c.detach())
-        parts.append(q)
+        parts.append(outputs)
     return torch.cat(parts)

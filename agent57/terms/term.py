@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agent57.config import LossConfig
-from agent57.networks import Agent57Networks, QNetwork
+from agent57.networks import Agent57Networks, RecurrentNetwork
 from agent57.structures import SequenceBatch
 
 
@@ -59,17 +59,24 @@ class Update:
     """One update: a batch as tensors, the networks that learn from it and their targets.
 
     ``betas``, ``discounts`` [N] are the policy family's; ``transitions`` the last ones of each sequence.
-    ``sum_over_ranks`` adds up in place what every learner has of one batch.
+    ``sum_over_ranks`` adds up in place what every learner has of one batch. ``importance`` [B] says how much each
+    sequence counts in the loss of the Q-networks; None: all alike.
     """
 
     networks: Agent57Networks
-    target_networks: tuple[QNetwork, ...]
+    target_networks: tuple[RecurrentNetwork, ...]
     batch: SequenceBatch[Tensor]
     transitions: Transitions
     betas: Tensor
     discounts: Tensor
     config: LossConfig
     sum_over_ranks: Callable[[Tensor], Tensor] = lambda sums: sums
+    importance: Tensor | None = None
+
+
+def mean_over_sequences(losses: Tensor, importance: Tensor | None) -> Tensor:
+    """The mean of [..., B], each sequence times its importance."""
+    return (losses if importance is None else losses * importance).mean(-1)
 
 
 def last_transitions(batch: SequenceBatch[Tensor], count: int) -> Transitions:

@@ -216,7 +216,7 @@ def _sequence_spec(config: TrainConfig) -> tuple[SequenceSpec, int, list[str]]:
             f"no step limit is known of {config.env}: without ends of episodes training has no returns, and evaluation "
             f"cuts them at {EVALUATION_STEPS:,} steps; --environment.max-episode-steps sets a limit"
         )
-    spec = SequenceSpec(trial.spec, config.sequence.trace_length, config.network.lstm_size)
+    spec = SequenceSpec.of(config.agent, trial.spec)
     return spec, trial.first_action, warnings
 
 

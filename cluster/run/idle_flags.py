@@ -102,7 +102,17 @@ IDLE = (
     Idle(
         "with --family.num-policies below 10, where gamma-max and gamma-min alone span the ladder",
         lambda config: config.family.num_policies < 10,
+        ("family.gamma_mid", "family.ladder"),
+    ),
+    Idle(
+        "with --family.ladder log_uniform, which has no middle",
+        lambda config: config.family.ladder == "log_uniform",
         ("family.gamma_mid",),
+    ),
+    Idle(
+        "with --learner.optimizer adam, whose weights do not decay",
+        lambda config: config.learner.optimizer == "adam",
+        ("learner.weight_decay",),
     ),
     Idle(
         "with --evaluation.period-env-frames 0, which turns evaluation off",
@@ -120,9 +130,19 @@ IDLE = (
         ("network.conv_filters",),
     ),
     Idle(
-        "with --network.no-separate, where there is one Q-network to take",
-        lambda config: not config.network.separate,
+        "with --network.kind {config.network.kind}, where nothing is rescaled before it is mixed",
+        lambda config: config.network.kind != "separate",
         ("loss.mix",),
+    ),
+    Idle(
+        "with --network.kind {config.network.kind}, where a policy learns from what it played",
+        lambda config: config.network.kind != "shared",
+        ("loss.mixture_eta",),
+    ),
+    Idle(
+        "without --network.policy-head",
+        lambda config: not config.network.policy_head,
+        ("loss.policy_temperature", "loss.distillation_epsilon", "loss.distillation_kl"),
     ),
     Idle(
         "with --loss.trace {config.loss.trace}: only soft_watkins compares values",

@@ -1,7 +1,7 @@
 """Named starting points: `TrainConfig` values that the command line then overrides field by field.
 
-``paper`` is Agent57's appendix. The others depart from it to learn within minutes on small machines; the
-README lists every departure.
+``paper`` is Agent57's appendix, ``meme`` the successor. The others depart from ``paper`` to learn within minutes on
+small machines; the README lists every departure.
 """
 
 from __future__ import annotations
@@ -36,6 +36,19 @@ LAPTOP = TrainConfig(
     cluster=ClusterConfig(lanes_per_worker=32),
 )
 
+# Kapturowski et al. 2022, with the sizes of Agent57's networks; docs/meme.md tells which values are verified.
+MEME = TrainConfig(
+    family=PolicyFamilyConfig(num_policies=16, beta_max=0.1, gamma_max=0.9997, gamma_min=0.97, ladder="log_uniform"),
+    network=NetworkConfig(kind="shared", policy_head=True),
+    loss=LossConfig(
+        trace="soft_watkins", bootstrap="online", trust_region=2.0, normalize_td=True, td_scale="policy", mix="linear"
+    ),
+    replay=ReplayConfig(
+        capacity_steps=16_000_000, max_gb=16.0, priority_exponent=0.6, importance_exponent=0.4, replay_ratio=12.0
+    ),
+    learner=LearnerConfig(optimizer="adamw", learning_rate=3e-4, adam_epsilon=1e-8, target_period=400),
+)
+
 SMALL = TrainConfig(
     family=PolicyFamilyConfig(num_policies=4, gamma_max=0.99, gamma_min=0.95),
     network=NetworkConfig(torso="mlp", torso_size=128, lstm_size=128, head_size=128),
@@ -67,4 +80,4 @@ SMOKE = TrainConfig(
     log_seconds=2.0,
 )
 
-PRESETS = {"paper": PAPER, "laptop": LAPTOP, "small": SMALL, "smoke": SMOKE}
+PRESETS = {"paper": PAPER, "meme": MEME, "laptop": LAPTOP, "small": SMALL, "smoke": SMOKE}

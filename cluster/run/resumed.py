@@ -11,7 +11,10 @@ from typing import Any
 from cluster.run.config import TrainConfig
 from cluster.run.errors import UserError
 
-FIXED = ("env", "environment", "network", "family", "sequence", "bandit.scope", "intrinsic.novelty")
+FIXED = (
+    *("env", "environment", "network", "family", "sequence", "bandit.scope", "intrinsic.novelty"),
+    *("loss.td_scale", "learner.optimizer"),
+)
 """Fields and whole sections that give stored sequences, weights and bandits their shape or their meaning."""
 FREE = ("environment.noop_max", "environment.max_frames", "environment.max_episode_steps")
 """Exceptions in those sections: how an episode begins and when it is cut off."""

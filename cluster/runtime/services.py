@@ -51,7 +51,7 @@ def resident_bytes() -> int:
 def sequence_spec(config: TrainConfig) -> SequenceSpec:
     """The shapes that actors, replay and learner of this run share."""
     spec = environment_spec(config.env, config.environment)
-    return SequenceSpec(spec, config.sequence.trace_length, config.network.lstm_size)
+    return SequenceSpec.of(config.agent, spec)
 
 
 def _pull(target: RolloutWorker | Evaluator, weights: WeightsPort, wanted: int) -> None:
@@ -186,7 +186,7 @@ class LearnerService:
             if batch is None or trained is None:
                 break
             fetched = time.perf_counter()
-            result = self.learner.update(batch)
+            result = self.learner.update(batch, self._importance(sampled))
             updates += 1
             transitions += trained
             if result.priorities is not None:
@@ -205,6 +205,10 @@ class LearnerService:
         peer_lost = self.publish(request.weights) or peer_lost or request.replay.complaint or None
         metrics = means.drain() | {"learner/bad_updates": float(self.learner.bad_updates)}
         return UpdateReply(updates, self.learner.updates, transitions, metrics, peer_lost, resident_bytes())
+
+    def _importance(self, sampled: SampledSequences) -> np.ndarray | None:
+        exponent = self.config.replay.importance_exponent
+        return sampled.probabilities**-exponent if exponent else None
 
     def _agree(self, batch: SequenceBatch[np.ndarray] | None) -> int | None:
         """Valid transitions in the batch of all ranks, or None if one of them has none to train on."""

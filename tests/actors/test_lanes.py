@@ -195,6 +195,33 @@ def test_actions_are_as_frequent_as_epsilon_says() -> None:
     assert all(set(row[:32]) == {0, 1, 2} for row in actions), "lanes do not draw independently"
 
 
+def test_a_shared_network_acts_by_its_policy_head_not_by_its_values() -> None:
+    """Values want action 0, the head of policy j wants action j % 3; without a head the values are followed."""
+    for head in (True, False):
+        config = dataclasses.replace(AGENT.network, kind="shared", policy_head=head)
+        agent = dataclasses.replace(AGENT, network=config)
+        networks = Agent57Networks(SPEC, NUM_POLICIES, config).requires_grad_(False)
+        for layers in (networks.q.advantage_head, networks.q.policy_head):
+            if layers is not None:
+                layers[-1].weight.zero_()
+                layers[-1].bias.zero_()
+        networks.q.advantage_head[-1].bias.view(2, NUM_POLICIES, -1)[..., 0] = 1.0
+        if head:
+            networks.q.policy_head[-1].bias.view(NUM_POLICIES, -1)[range(4), [0, 1, 2, 0]] = 1.0
+        lanes = make_lanes(random_script(0, 40, 3), [0.0, 0.3, 0.3], agent=agent)
+        lanes.set_weights(1, flatten_weights(networks))
+        for step in play(lanes, 40):
+            wanted = step.policy_index % 3 if head else np.zeros(3, np.int64)
+            np.testing.assert_array_equal(step.actions[:1], wanted[:1])
+            for lane in (1, 2):
+                expected = [0.1 + (0.7 if action == wanted[lane] else 0.0) for action in range(3)]
+                assert step.behaviour_probs[lane] == pytest.approx(expected[step.actions[lane]], rel=1e-6)
+            assert step.recurrent_state.shape[0] == 1
+            # What is shown are the values of the policy that plays.
+            np.testing.assert_allclose(step.q.argmax(-1), 0)
+            assert step.values.shape == (3, 2 if head else 1, NUM_POLICIES, 3)
+
+
 # --- Episodes ----------------------------------------------------------------------------------------------
 
 

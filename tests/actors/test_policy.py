@@ -33,7 +33,7 @@ VARIANTS = {
     "images": ("ALE/Pong-v5", AGENT),
     "episodic novelty alone": ("CartPole-v1", with_novelty("episodic")),
     "life-long novelty alone": ("CartPole-v1", with_novelty("lifelong")),
-    "one network": ("CartPole-v1", dataclasses.replace(AGENT, network=dataclasses.replace(SMALL, separate=False))),
+    "one network": ("CartPole-v1", dataclasses.replace(AGENT, network=dataclasses.replace(SMALL, kind="single"))),
 }
 
 

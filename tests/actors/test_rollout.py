@@ -20,6 +20,8 @@ from agent57.family import PolicyFamily
 from agent57.networks import Agent57Networks, flatten_weights
 from agent57.structures import Sequence, SequenceSpec, padded_batch
 from cluster.run.checkpoint import load_tree, save_tree
+from learner.config import LearnerConfig
+from learner.learner import Learner
 from tests.loss_oracle import fast_q_losses, fill_whole
 
 gymnasium.register("CounterOfThree-v0", "tests.fakes:Counter", kwargs={"endings": ((3, False),)})
@@ -94,6 +96,34 @@ def assert_identical(ours: Rollout, theirs: Rollout) -> None:
 
 
 # --- Priorities --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_initial_priorities_of_a_shared_network_are_the_learners_at_equal_weights(head: bool) -> None:
+    """Exactly, since targets bootstrap from the online network; sigma is what travelled with the weights."""
+    loss = LossConfig(
+        trace="soft_watkins",
+        bootstrap="online",
+        trust_region=1.0,
+        normalize_td=True,
+        td_scale="policy",
+        mixture_eta=0.3,
+    )
+    network = dataclasses.replace(AGENT.network, kind="shared", policy_head=head)
+    agent = dataclasses.replace(AGENT, loss=loss, network=network)
+    worker = make_worker("CounterOfManyLengths-v1", 3, agent=agent)
+    learner = Learner(agent, LearnerConfig(device="cpu"), worker.spec, seed=5)
+    # Above the standard deviation of any batch, so that it counts there too.
+    learner.networks.scales.td.copy_(torch.tensor([50.0, 80.0, 60.0]))
+    worker.set_weights(1, learner.weights())
+    rollout = worker.rollout(70, [[0] * 30, [1] * 30, [2] * 30])
+    assert rollout.sequences[0].recurrent_state.shape == (1, 2, 8)
+    batch = padded_batch(SequenceSpec.of(agent, worker.spec), len(rollout.sequences))
+    for column, sequence in enumerate(rollout.sequences):
+        fill_whole(batch, column, sequence)
+    priorities = learner.update(batch).priorities
+    np.testing.assert_allclose(rollout.priorities, priorities, rtol=1e-4)
+    assert rollout.priorities.std() > 0.01 * rollout.priorities.mean() > 0
 
 
 @pytest.mark.parametrize("env_id", ["tests.fakes:TinyMaze-v0", "CounterOfManyLengths-v1"])

@@ -46,6 +46,7 @@ def random_step(rng: np.random.Generator, starts: np.ndarray, ends: np.ndarray) 
         policy_index=rng.integers(1000, size=lanes),
         recurrent_state=rng.normal(size=(2, 2, lanes, LSTM_SIZE)).astype(np.float32),
         q=rng.normal(size=(lanes, 2, 3)).astype(np.float32),
+        values=rng.normal(size=(lanes, 2, 3)).astype(np.float32),
         actions=rng.integers(1000, size=lanes),
         behaviour_probs=rng.random(lanes).astype(np.float32),
         starts=starts,
@@ -96,7 +97,7 @@ def build(builder: SequenceBuilder, steps: list[LaneStep]) -> list[BuiltSequence
 
 
 def make_builder(trace_length: int, period: int, num_lanes: int) -> SequenceBuilder:
-    return SequenceBuilder(SequenceSpec(SPEC, trace_length, LSTM_SIZE), period, num_lanes)
+    return SequenceBuilder(SequenceSpec(SPEC, trace_length, LSTM_SIZE), period, num_lanes, (2, 3))
 
 
 def assert_is_span(item: BuiltSequence, steps: list[LaneStep], first: int, last: int, lane: int) -> None:
@@ -104,7 +105,7 @@ def assert_is_span(item: BuiltSequence, steps: list[LaneStep], first: int, last:
     span, sequence = steps[first : last + 1], item.sequence
     for name in STEP_ARRAYS:
         np.testing.assert_array_equal(getattr(sequence, name), [getattr(step, name)[lane] for step in span], name)
-    np.testing.assert_array_equal(item.q, [step.q[lane] for step in span])
+    np.testing.assert_array_equal(item.values, [step.values[lane] for step in span])
     np.testing.assert_array_equal(sequence.recurrent_state, span[0].recurrent_state[:, :, lane])
     begin = max(t for t in range(first + 1) if steps[t].starts[lane])
     assert sequence.policy_index == steps[begin].policy_index[lane]
@@ -190,7 +191,7 @@ def test_a_restored_builder_goes_on_as_the_old_one_would() -> None:
     assert len(ours) == len(theirs) > 0
     for one, other in zip(ours, theirs, strict=True):
         assert one.new_steps == other.new_steps
-        np.testing.assert_array_equal(one.q, other.q)
+        np.testing.assert_array_equal(one.values, other.values)
         for field in fields(one.sequence):
             np.testing.assert_array_equal(
                 getattr(one.sequence, field.name), getattr(other.sequence, field.name), field.name
@@ -242,7 +243,7 @@ def test_stored_sequences_hold_what_the_environments_saw(trace_length: int, peri
     environments = LoggedEnvironments("CounterOfManyLengths-v0", num_lanes, 3, EnvironmentConfig())
     lanes = Lanes(agent, environments, np.full(num_lanes, 0.5), seed=0)
     spec = SequenceSpec(environments.spec, agent.sequence.trace_length, agent.network.lstm_size)
-    builder = SequenceBuilder(spec, agent.sequence.replay_period, num_lanes)
+    builder = SequenceBuilder(spec, agent.sequence.replay_period, num_lanes, (2, environments.spec.num_actions))
     built = [item for _ in range(150) for item in builder.append(lanes.step(lambda lane: lane))]
 
     stored: set[tuple[float, float]] = set()

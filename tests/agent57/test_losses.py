@@ -13,7 +13,6 @@ from torch import Tensor
 from agent57.config import LossConfig
 from agent57.errors import loss_mask, sequence_priorities
 from agent57.networks import EmbeddingNetwork, QNetwork, RandomNetworkDistillation
-from agent57.scales import Scales
 from agent57.structures import EnvironmentSpec, Sequence, SequenceBatch
 from agent57.terms.inverse_dynamics import inverse_dynamics
 from agent57.terms.q_td import outside_trust_region
@@ -32,6 +31,7 @@ from tests.loss_oracle import (
     fast_q_losses,
     indexed,
     random_sequence,
+    scales_of,
     slow_q_losses,
     tiny_network,
     varied_sequences,
@@ -59,7 +59,7 @@ def update(
         BETAS,
         DISCOUNTS,
         config or LossConfig(),
-        Scales.of(torch.tensor(td_scale, dtype=torch.float64), torch.tensor(intrinsic_scale, dtype=torch.float64)),
+        scales_of(td_scale, intrinsic_scale),
     )
 
 

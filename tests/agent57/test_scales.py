@@ -41,7 +41,7 @@ def test_running_scales_agree_with_moments_written_out(num_policies: int | None)
     rewards = []
     for seed in range(5):
         td, intrinsic, mask, policies = batch(seed)
-        running.update(scales.summed(td, intrinsic, mask, policies), (True, True))
+        running.update(scales.summed(td, mask, policies, intrinsic), (True, True))
         rewards.append(intrinsic[mask].numpy())
         for net in (0, 1):
             if num_policies is None:
@@ -70,12 +70,12 @@ def test_each_sequence_is_divided_by_its_policys_scale() -> None:
 def test_a_restored_one_goes_on_and_what_is_not_wanted_stays() -> None:
     first, second = (RunningScales(Scales(POLICIES)) for _ in "ab")
     td, intrinsic, mask, policies = (each.float() if each.is_floating_point() else each for each in batch(1))
-    first.update(first.scales.summed(td, intrinsic, mask, policies), (True, False))
+    first.update(first.scales.summed(td, mask, policies, intrinsic), (True, False))
     assert float(first.scales.intrinsic) == 1.0
     second.load_state_dict(first.state_dict())
     second.scales.load_state_dict(first.scales.state_dict())
     for running in (first, second):
-        running.update(running.scales.summed(td, intrinsic, mask, policies), (True, True))
+        running.update(running.scales.summed(td, mask, policies, intrinsic), (True, True))
     assert torch.equal(first.scales.td, second.scales.td)
     assert float(first.scales.intrinsic) != 1.0
 
@@ -87,13 +87,13 @@ def test_a_policys_scale_is_the_largest_of_running_batch_and_floor() -> None:
     running.moments = running.moments.double()
     quiet, loud = batch(1), batch(2)
     for td, intrinsic, mask, policies in [quiet] * 3:
-        running.update(scales.summed(td, intrinsic, mask, policies), (True, False))
+        running.update(scales.summed(td, mask, policies, intrinsic), (True, False))
     before = scales.td.clone()
     td, intrinsic, mask, policies = loud
     td = td.clone()
     td[:, :, policies == 1] *= 50  # a spike, which counts at once
     td[:, :, policies == 2] = 3.0  # no spread at all
-    statistics = scales.summed(td, intrinsic, mask, policies)
+    statistics = scales.summed(td, mask, policies, intrinsic)
     sigma = scales.of_sequences(policies, statistics)
     for b, policy in enumerate(policies.tolist()):
         for net in (0, 1):
@@ -108,7 +108,7 @@ def test_a_policys_scale_is_the_largest_of_running_batch_and_floor() -> None:
     still = Scales(POLICIES).double()
     of_still = RunningScales(still)
     of_still.moments = of_still.moments.double()
-    of_still.update(still.summed(torch.full_like(td, 0.5), intrinsic, mask, policies), (True, False))
+    of_still.update(still.summed(torch.full_like(td, 0.5), mask, policies, intrinsic), (True, False))
     assert still.td[:, :3].unique().tolist() == [POLICY_FLOOR]
 
 
@@ -117,11 +117,11 @@ def test_a_batch_with_a_nan_leaves_the_moments_of_all_policies_it_touches_alone(
     running = RunningScales(scales)
     td, intrinsic, mask, policies = batch(1)
     running.moments = running.moments.double()
-    running.update(scales.summed(td, intrinsic, mask, policies), (True, True))
+    running.update(scales.summed(td, mask, policies, intrinsic), (True, True))
     before = scales.td.clone()
     mask[:] = True
     td[0, 0, 1] = torch.nan  # of policy 1, of the extrinsic network
-    running.update(scales.summed(td, intrinsic, mask, policies), (True, True))
+    running.update(scales.summed(td, mask, policies, intrinsic), (True, True))
     assert scales.td[0, 1] == before[0, 1]
     assert (scales.td[:, [0, 2]] != before[:, [0, 2]]).all()
     assert scales.td.isfinite().all()

@@ -46,7 +46,9 @@ def test_a_serial_run_goes_on_with_other_lanes(tmp_path: Path, capsys: pytest.Ca
         "--env CartPole-v1",
         "--family.beta-max 0.1",
         "--network.lstm-size 32",
-        "--network.no-separate",
+        "--network.kind=single",
+        "--learner.optimizer adamw",
+        "--loss.td-scale policy",
         "--bandit.scope lane",
         "--intrinsic.novelty episodic",
     ],
@@ -58,7 +60,7 @@ def test_what_a_checkpoint_cannot_follow_is_refused(
     trust = ["--trust-modules", "tests.fakes"]
     assert launch.main(["train", "--resume", str(finished), *trust, *flags.split(" ")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{flags.split(' ')[0].replace('--network.no-', '--network.')} cannot change over a resume" in line
+    assert f"{flags.split(' ')[0].split('=')[0]} cannot change over a resume" in line
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 

@@ -28,6 +28,10 @@ CASES = {
     "clipped and normalised": ({"normalize_td": True, "normalize_intrinsic": True}, {"max_grad_norm": 0.05}),
     "plain": ({}, {"max_grad_norm": 1e9}),
     "burn-in": ({"burn_in": 2}, {}),
+    "all policies": (
+        {"trace": "soft_watkins", "trust_region": 0.05, "normalize_td": True, "td_scale": "policy"},
+        {"optimizer": "adamw"},
+    ),
     "scales of policies, trust region": (
         {
             "trace": "soft_watkins",
@@ -44,8 +48,12 @@ CASES = {
 def make_learner(case: str, ranks: Ranks | None = None, seed: int = 0) -> Learner:
     loss, learner = CASES.get(case, ({}, {}))
     period = TRACE_LENGTH - loss.get("burn_in", 0)
+    network = agent_config().network
+    if case == "all policies":
+        network = dataclasses.replace(network, kind="shared", policy_head=True)
     agent = dataclasses.replace(
         agent_config(),
+        network=network,
         loss=LossConfig(**loss),
         sequence=SequenceConfig(trace_length=TRACE_LENGTH, replay_period=period),
     )
@@ -60,6 +68,11 @@ def whole_batch(seed: int) -> SequenceBatch:
     lengths = batch.mask.sum(0)
     assert lengths[0::2].sum() != lengths[1::2].sum()
     return batch
+
+
+def importance(case: str, update: int) -> np.ndarray:
+    """Of the six sequences: unequal for a shared network."""
+    return np.random.default_rng(update).uniform(0.2, 1, 6) if case == "all policies" else np.ones(6)
 
 
 def part(batch: SequenceBatch, rank: int, count: int) -> SequenceBatch:
@@ -85,7 +98,7 @@ def rank_main(rank: int, address: str, out: Path) -> None:
             batch = part(whole_batch(update), rank, 2)
             if case == "nan" and update == 2 and rank == 1:
                 batch.extrinsic_rewards[:] = np.nan
-            result = learner.update(batch)
+            result = learner.update(batch, importance(case, update)[rank::2])
             priorities = None if result.priorities is None else result.priorities.tolist()
             rows.append({"metrics": result.metrics, "priorities": priorities})
         save_tree(out, f"{case}-{rank}", {"rows": rows, "state": learner.state_dict()})
@@ -125,7 +138,7 @@ def test_two_ranks_on_half_batches_equal_one_on_the_whole(case: str, outcome: Pa
     first, second = (load_tree(outcome, f"{case}-{rank}") for rank in (0, 1))
     alone = make_learner(case)
     start = flatten_weights(alone.networks)
-    results = [alone.update(whole_batch(update)) for update in range(UPDATES)]
+    results = [alone.update(whole_batch(update), importance(case, update)) for update in range(UPDATES)]
     assert np.abs(flatten_weights(alone.networks) - start).max() > 1e-3, "nothing was learned"
 
     one, two, whole = (tensors(state) for state in (first["state"], second["state"], alone.state_dict()))

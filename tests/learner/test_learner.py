@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,7 +261,7 @@ def test_scales_take_in_no_infinity() -> None:
     batch.intrinsic_rewards[2, 0] = 1e30
     errors = torch.zeros(2, *batch.mask.shape)
     arrived = batch.intrinsic_rewards[1:]
-    statistics = learner.networks.scales.summed(errors, arrived, batch.mask, batch.policy_index)
+    statistics = learner.networks.scales.summed(errors, batch.mask, batch.policy_index, arrived)
     learner._running_scales.update(statistics, (False, True))
     torch.testing.assert_close(learner.networks.scales.intrinsic, before, rtol=1e-3, atol=0)
 
@@ -502,3 +503,61 @@ def test_q_values_of_a_chain_become_those_of_the_shared_greedy_policy() -> None:
         state_0 = [rewards[0][action] + CHAIN_DISCOUNT * value_of_state_1 for action in (0, 1)]
         expected = rescale(torch.tensor([state_0, rewards[1]]))
         torch.testing.assert_close(q[:2], expected[:, None].expand(2, 4, 2), rtol=0, atol=0.03)
+
+
+# --- AdamW and importance --------------------------------------------------------------------------------------
+
+
+def test_adamw_decays_matrices_of_the_q_networks_only() -> None:
+    """Without a gradient (learning rate times decay is all that is left): weights shrink, biases stay."""
+    learner = make_learner(optimizer="adamw", learning_rate=0.1, weight_decay=0.5)
+    before = {name: p.detach().clone() for name, p in learner.networks.named_parameters()}
+    for parameter in learner.networks.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    for optimizer in learner._optimizers.values():
+        optimizer.step()
+    for name, parameter in learner.networks.named_parameters():
+        decays = name.startswith("q_") and parameter.dim() > 1
+        assert torch.allclose(parameter, before[name] * (0.95 if decays else 1.0)) or name.startswith("embedding"), name
+    assert any(p.dim() == 1 for p in learner.networks.q_ext.parameters())
+
+
+def test_importance_weighs_the_sequences_in_the_loss_and_nowhere_else() -> None:
+    batch = make_batch(3)
+    size = batch.mask.shape[1]
+    weights = np.array([4.0, 1.0, 2.0, 1.0, 0.5])[:size]
+    learner = make_learner()
+    result = learner.update(batch, weights)
+    alone = make_learner().update(batch)
+    np.testing.assert_array_equal(result.priorities, alone.priorities)
+    per_sequence = []
+    for b in range(size):
+        columns = {name: value.copy() for name, value in vars(batch).items()}
+        columns["mask"][:, [other for other in range(size) if other != b]] = False
+        part = make_learner().update(SequenceBatch(**columns))
+        per_sequence.append(part.metrics["learner/extrinsic_loss"])
+    expected = float(np.dot(per_sequence, weights / weights.max()))
+    assert result.metrics["learner/extrinsic_loss"] == pytest.approx(expected, rel=1e-5)
+    assert alone.metrics["learner/extrinsic_loss"] == pytest.approx(sum(per_sequence), rel=1e-5)
+
+
+def test_a_shared_network_goes_on_bit_for_bit_from_its_state(tmp_path: Path) -> None:
+    loss = {
+        "trace": "soft_watkins",
+        "bootstrap": "online",
+        "trust_region": 1.0,
+        "normalize_td": True,
+        "td_scale": "policy",
+    }
+    agent = agent_config(**loss)
+    agent = dataclasses.replace(agent, network=dataclasses.replace(agent.network, kind="shared", policy_head=True))
+    first = make_learner(agent=agent, optimizer="adamw", target_period=3)
+    for seed in range(4):
+        first.update(make_batch(seed))
+    save_tree(tmp_path, "learner", first.state_dict())
+    second = make_learner(seed=9, agent=agent, optimizer="adamw", target_period=3)
+    second.load_state_dict(load_tree(tmp_path, "learner"))
+    for seed in range(4, 8):
+        one, other = (learner.update(make_batch(seed)) for learner in (first, second))
+        assert one.metrics == other.metrics
+    assert same(first.state_dict(), second.state_dict())

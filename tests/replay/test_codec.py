@@ -242,7 +242,7 @@ def test_sequences_that_would_not_survive_the_trip_are_refused() -> None:
         "one length": replace(good, extrinsic_rewards=good.extrinsic_rewards[1:]),
         "uint8 or float32": replace(good, observations=good.observations.astype(np.int64)),
         "other types .behaviour_probs": replace(good, behaviour_probs=good.behaviour_probs.astype(np.float64)),
-        r"\[2, 2, H\]": replace(good, recurrent_state=good.recurrent_state[0]),
+        r"\[nets, 2, H\]": replace(good, recurrent_state=good.recurrent_state[0]),
         r"must equal actions\[t - 1\]": replace(good, previous_actions=good.previous_actions + 1),
         "fit in int16": replace(
             good, actions=np.full(4, 40_000), previous_actions=np.array([-1, *[40_000] * 3], np.int64)
