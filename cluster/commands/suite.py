@@ -9,11 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +21,7 @@ from actors.environments.supported_spaces import UnsupportedEnvironment
 from actors.environments.trial import try_environment
 from cluster.commands.report.command import write_report
 from cluster.commands.report.runs import load_runs
+from cluster.commands.side_by_side import Ended, log_of, make_runs
 from cluster.run.checkpoint import Checkpoints, frames_of
 from cluster.run.command_line import CommandParser, parse_train, whole
 from cluster.run.errors import UserError
@@ -33,7 +29,6 @@ from cluster.run.run_folder import owning
 from cluster.telemetry.console import format_duration, print_plan, say
 from replay.whole_files import write_whole
 
-ROOT = Path(__file__).resolve().parents[2]
 ATARI_57 = tuple(sorted(RANDOM_AND_HUMAN_SCORES))
 ATARI_5 = ("battle_zone", "double_dunk", "name_this_game", "phoenix", "qbert")
 """The five games whose scores best predict the median over all 57 (Aitchison et al. 2022, arXiv:2210.02019)."""
@@ -42,7 +37,6 @@ HARD = ("freeway", "gravitar", "montezuma_revenge", "pitfall", "private_eye", "s
 SUITES = {"atari57": ATARI_57, "atari5": ATARI_5, "hard": HARD}
 STATE_FILE = "suite.json"
 LENGTH = "--max-env-frames"
-POLL_SECONDS = 0.5
 
 
 @dataclass
@@ -141,64 +135,30 @@ class Suite:
             raise UserError(f"{folder} cannot be written ({error.strerror}): name another --folder.") from None
 
     def run(self, parallel: int, console: Console) -> None:
-        """Start what is not finished, ``parallel`` at a time.
+        """Make what is not finished, ``parallel`` at a time, until a signal says stop."""
 
-        Ctrl-C, SIGTERM or SIGHUP are passed on to the runs, which write their checkpoints, and nothing new starts.
-        """
-        waiting = [one for one in self.runs if one.state != "finished"]
-        playing: dict[subprocess.Popen, tuple[SuiteRun, float]] = {}
-        stops = 0
+        def begin(one: SuiteRun) -> list[str]:
+            """Begin a run, or go on with it where a checkpoint of it is."""
+            resumes = bool(Checkpoints(one.folder, 1).all())
+            one.state = "running"
+            self._save()
+            say(console, f"{'resumed' if resumes else 'started'} {one.folder.name}, log in {log_of(one.folder)}")
+            if resumes:
+                return ["launch.py", "train", "--resume", str(one.folder), *_without(self.flags, "--preset")]
+            target = ["launch.py", "train", "--run-dir", str(one.folder), *self.flags]
+            return [*target, "--env", one.env, "--seed", str(one.seed)]
 
-        def stop(number: int, _: Any) -> None:
-            nonlocal stops
-            stops += 1
-            for process in playing:
-                process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+        def ended(one: SuiteRun, how: Ended) -> None:
+            one.minutes += how.minutes
+            if how.exit_code == 0:
+                one.state = "finished" if self._reached_its_end(one) else "stopped"
+            else:
+                one.state = "stopped" if how.stopped else "failed"
+            self._save()
+            why = f", exit code {how.exit_code}: see its log" if one.state == "failed" else ""
+            say(console, f"{one.state} {one.folder.name} after {format_duration(60 * how.minutes)}{why}")
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        try:
-            while (waiting and not stops) or playing:
-                while waiting and not stops and len(playing) < parallel:
-                    one = waiting.pop(0)
-                    playing[self._start(one, console)] = (one, time.monotonic())
-                time.sleep(POLL_SECONDS)
-                for process in [process for process in playing if process.poll() is not None]:
-                    one, began = playing.pop(process)
-                    self._ended(one, process.returncode, (time.monotonic() - began) / 60, bool(stops), console)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _start(self, one: SuiteRun, console: Console) -> subprocess.Popen:
-        """Begin a run, or go on with it where a checkpoint of it is."""
-        resumes = bool(Checkpoints(one.folder, 1).all())
-        target = ["--resume", str(one.folder)] if resumes else ["--run-dir", str(one.folder)]
-        flags = (
-            _without(self.flags, "--preset") if resumes else [*self.flags, "--env", one.env, "--seed", str(one.seed)]
-        )
-        one.state = "running"
-        self._save()
-        log = self.folder / f"{one.folder.name}.log"
-        say(console, f"{'resumed' if resumes else 'started'} {one.folder.name}, log in {log}")
-        with log.open("a") as file:
-            return subprocess.Popen(
-                [sys.executable, str(ROOT / "launch.py"), "train", *target, *flags],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
-                # Signals of the terminal reach the runs through `run`, once.
-                start_new_session=True,
-            )
-
-    def _ended(self, one: SuiteRun, code: int, minutes: float, stopped: bool, console: Console) -> None:
-        one.minutes += minutes
-        if code == 0:
-            one.state = "finished" if self._reached_its_end(one) else "stopped"
-        else:
-            one.state = "stopped" if stopped else "failed"
-        self._save()
-        why = f", exit code {code}: see its log" if one.state == "failed" else ""
-        say(console, f"{one.state} {one.folder.name} after {format_duration(60 * minutes)}{why}")
+        make_runs([one for one in self.runs if one.state != "finished"], parallel, begin, ended)
 
     def _reached_its_end(self, one: SuiteRun) -> bool:
         checkpoints = Checkpoints(one.folder, 1).all()

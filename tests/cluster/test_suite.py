@@ -9,7 +9,7 @@ import pytest
 
 import launch
 from actors.environments.contract import atari_rom
-from cluster.commands import suite as suite_module
+from cluster.commands import side_by_side
 from cluster.commands.suite import ATARI_5, ATARI_57, HARD, SUITES, Suite, env_id
 from cluster.run.errors import UserError
 
@@ -42,8 +42,8 @@ def calls(root: Path) -> list[list[str]]:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "launch.py").write_text(FAKE_LAUNCHER)
-    monkeypatch.setattr(suite_module, "ROOT", tmp_path)
-    monkeypatch.setattr(suite_module, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(side_by_side, "ROOT", tmp_path)
+    monkeypatch.setattr(side_by_side, "POLL_SECONDS", 0.02)
     return tmp_path
 
 
@@ -97,16 +97,16 @@ def test_other_flags_need_another_folder(root: Path, capsys: pytest.CaptureFixtu
 
 def test_runs_side_by_side_are_no_more_than_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = []
-    original = suite_module.subprocess.Popen
+    original = side_by_side.subprocess.Popen
     alive: list = []
 
     def counted(*arguments: object, **options: object) -> object:
         process = original(*arguments, **options)  # type: ignore[call-overload]
         alive.append(process)
-        at_once.append(sum(one.poll() is None for one in alive))
+        at_once.append(sum(one.returncode is None for one in alive))
         return process
 
-    monkeypatch.setattr(suite_module.subprocess, "Popen", counted)
+    monkeypatch.setattr(side_by_side.subprocess, "Popen", counted)
     start(root, "--parallel", "3")
     assert len(at_once) == 4
     assert max(at_once) <= 3
