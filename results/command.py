@@ -2,12 +2,13 @@
 
     python -m results.random_coin [--quick] [--seeds N] [--jobs N] [--only PATTERN] [--fresh] [--plot-only] [--extend]
 
-A training is ``launch.py train --serial`` on one core, so that its outcome depends on the seed alone and as many run
-side by side as there are cores. Finished ones are kept in ``runs/results/<experiment>`` and not repeated while flags
-and code stay the same: a stopped command goes on when it is given again. What comes out of them is written to
-``results/<experiment>``: curves.csv, summary.csv, config.json, run.json and figures. ``--extend`` keeps what is written
-there of runs that are not here, so that seeds can be added later or on another machine. ``--quick`` shows within
-minutes that everything works; what it writes stays in ``runs/``. The modules beside this one hold one experiment each.
+A training is ``launch.py train --serial`` on one core, or one of ``examples/``, so that its outcome depends on the seed
+alone and as many run side by side as there are cores. Finished ones are kept in ``runs/results/<experiment>`` and not
+repeated while flags and code stay the same: a stopped command goes on when it is given again. What comes out of them is
+written to ``results/<experiment>``: curves.csv, summary.csv, config.json, run.json and figures. ``--extend`` keeps what
+is written there of runs that are not here, so that seeds can be added later or on another machine. ``--quick`` shows
+within minutes that everything works; what it writes stays in ``runs/``. The modules beside this one hold one experiment
+each.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import shlex
-import signal
 import sys
 import time
 from pathlib import Path
@@ -24,7 +24,7 @@ from cluster.plan.machine import usable_cores
 from results.earlier import read_earlier
 from results.experiment import Experiment, Outcome, plan
 from results.record import write_outcome, write_run_record
-from results.trainer import ROOT, Trainer, code_digest
+from results.trainer import ROOT, code_digest, train
 
 
 def main(experiment: Experiment, arguments: list[str] | None = None, root: Path = ROOT) -> int:
@@ -43,10 +43,10 @@ def main(experiment: Experiment, arguments: list[str] | None = None, root: Path 
         return 2
     began, failed, todo = time.monotonic(), 0, []
     if not options.plot_only:
-        code = code_digest()
+        code = code_digest(experiment.code)
         todo = [run for run in wanted if options.fresh or (run.finished() or {}).get("code") != code]
         print(f"{experiment.title}: {len(todo)} runs to make, {len(wanted) - len(todo)} are there", flush=True)
-        failed = len(todo) - Trainer(root, experiment.keep_checkpoints).train(todo, options.jobs)
+        failed = train(experiment, todo, options.jobs, root)
     finished = [run for run in runs if run.finished()]
     earlier = read_earlier(experiment, output, {run.key for run in finished}) if options.extend else None
     if earlier and earlier.other_flags:
@@ -89,6 +89,5 @@ def _parse(experiment: Experiment, arguments: list[str]) -> argparse.Namespace:
 
 
 def run_as_command(experiment: Experiment) -> None:
-    """`main` as the whole process: SIGTERM stops the trainings as Ctrl-C does, and the exit code is main's."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    """`main` as the whole process."""
     sys.exit(main(experiment))

@@ -9,25 +9,24 @@ so it is to the life-long novelty of RND alone. Trained and judged is the explor
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
 from actors.environments.contract import environment_spec
 from actors.evaluator import Evaluator
 from agent57.networks import Agent57Networks, flatten_weights
+from cluster.commands.report.charts import COLOURS, draw_curves, save_panels
 from cluster.run.checkpoint import Checkpoints, load_tree
 from cluster.run.config import load_config
 from cluster.telemetry.metrics import MetricSeries
 from results.command import run_as_command
-from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
-from results.plots import draw_curves, save_panels
+from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Run, Variant, length
 
-FRAMES, QUICK_FRAMES = 300_000, 30_000
-EVALUATIONS = 15
 SIZE = 11
 """Side of the maze. The paper's has 21, which takes four times as long an update, and many more of them."""
 CORRIDOR_CELLS = 2 * ((SIZE - 1) // 2) ** 2 - 1
@@ -84,30 +83,27 @@ def ratio(numerator: MetricSeries, denominator: MetricSeries) -> MetricSeries:
 
 
 def draw_paths(outcome: Outcome, path: Path) -> None:
-    """One greedy episode of the first run of each variant, all in the same maze: walls grey, the path by its time."""
+    """One greedy episode of the first run of each variant, all in the same maze."""
     first_runs = {run.variant.name: run for run in reversed(outcome.runs)}
     if len(first_runs) < len({variant for variant, _ in outcome.metrics}):
         # Earlier runs left no checkpoint to play with, and the picture that was drawn of them should stay.
         return
     runs = [first_runs[variant.name] for variant in VARIANTS if variant.name in first_runs]
-    figure, axes = plt.subplots(1, len(runs), figsize=(10, 3.9), squeeze=False, layout="constrained")
-    for axis, run in zip(axes[0], runs, strict=True):
-        walls, cells = play_episode(run.folder)
-        axis.imshow(walls, cmap="Greys", vmin=0, vmax=2.5)
-        points = cells[:, ::-1].astype(np.float64)
-        lines = LineCollection(list(np.stack([points[:-1], points[1:]], axis=1)), cmap="viridis", linewidths=2.5)
-        lines.set_array(np.arange(len(points) - 1))
-        axis.add_collection(lines)
-        axis.plot(*points[0], "o", color="#D55E00", markersize=5)
-        distinct = len({tuple(cell) for cell in cells if not walls[tuple(cell)]})
-        axis.set_title(f"{run.variant.name}\n{distinct} cells in {len(cells) - 1} steps", fontsize=10)
-        axis.set_xticks([])
-        axis.set_yticks([])
-        figure.colorbar(lines, ax=axis, shrink=0.7, label="step", ticks=MaxNLocator(5, integer=True)).ax.tick_params(
-            labelsize=8
-        )
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_panels(path, "A greedy episode of each", [partial(draw_path, run=run) for run in runs])
+
+
+def draw_path(axis: Axes, run: Run) -> None:
+    """Walls grey, the path in colours by its time."""
+    walls, cells = play_episode(run.folder)
+    axis.imshow(walls, cmap="Greys", vmin=0, vmax=2.5)
+    points = cells[:, ::-1].astype(np.float64)
+    lines = LineCollection(list(np.stack([points[:-1], points[1:]], axis=1)), cmap="viridis", linewidths=2.5)
+    lines.set_array(np.arange(len(points) - 1))
+    axis.add_collection(lines)
+    axis.plot(*points[0], "o", color=COLOURS[1], markersize=5)
+    distinct = len({tuple(cell) for cell in cells if not walls[tuple(cell)]})
+    axis.set(title=f"{run.variant.name}\n{distinct} cells in {len(cells) - 1} steps", xticks=[], yticks=[])
+    axis.figure.colorbar(lines, ax=axis, shrink=0.7, label="step", ticks=MaxNLocator(5, integer=True))
 
 
 def play_episode(run_dir: Path, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +145,7 @@ EXPERIMENT = Experiment(
     env="Agent57/DiscoMaze-v0",
     variants=VARIANTS,
     base_flags=(
-        *("--max-env-frames", str(FRAMES), "--evaluation.period-env-frames", str(FRAMES // EVALUATIONS)),
+        *length(300_000, 15),
         *("--family.num-policies", "2", "--family.beta-max", "1", "--bandit.assignment", "most_exploratory"),
         *("--evaluation.policy-index", "1", "--evaluation.episodes", "32", "--environment.arguments", f"size={SIZE}"),
         # An MLP sees the walls' colours wherever it sees the agent: its noise never leaves the embedding.
@@ -161,7 +157,7 @@ EXPERIMENT = Experiment(
         # A random step hits a wall, mostly; one in a hundred would end most episodes before the maze is seen.
         *("--evaluation.epsilon", "0"),
     ),
-    quick_flags=("--max-env-frames", str(QUICK_FRAMES), "--evaluation.period-env-frames", str(QUICK_FRAMES // 4)),
+    quick_flags=length(30_000, 4),
     curve_tags=(
         *("evaluation/new_states", "return/new_states", "learner/embedding_accuracy"),
         *("intrinsic/episodic_new", "intrinsic/episodic_revisits"),

@@ -53,7 +53,7 @@ def _made_and_judged_alike(experiment: Experiment, record: dict[str, Any]) -> li
         if arguments:
             seed, run_dir = (arguments[arguments.index(flag) + 1] for flag in ("--seed", "--run-dir"))
             judged_alike = record.get("score") == RULE or "--evaluation.policy-index" in arguments
-            if judged_alike and arguments[2:] == training_arguments(experiment, variant, int(seed), Path(run_dir)):
+            if judged_alike and arguments[1:] == training_arguments(experiment, variant, int(seed), Path(run_dir)):
                 names.append(variant.name)
     return names
 

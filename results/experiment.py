@@ -7,15 +7,20 @@ The modules beside this one hold one experiment each and hand it to `results/com
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cluster.commands.report.charts import FRAMES, Panel, draw_curves, draw_shares
+from cluster.commands.report.statistics import final_value, thin
 from cluster.telemetry.metrics import MetricSeries, read_metrics
-from results.plots import final_value, thin
 
 RunKey = tuple[str, int]
 """A run by the name of its variant and its seed."""
@@ -25,11 +30,19 @@ MAX_POINTS = 60
 """Of one series in curves.csv, from which its final value is taken: it is the same when only that file is left."""
 FINISHED = "finished.json"
 """Written into a run's folder once it has reached its last frame: its arguments, code and duration."""
+TRAINING_CODE = ("agent57", "replay", "actors", "learner", "cluster", "launch.py")
+EXAMPLE_CURVES = "curves.csv"
+"""Written by the trainings of examples/ at their end: tag, step, value."""
 SMALL_NETWORKS = (
     *("--network.torso-size", "64", "--network.lstm-size", "64", "--network.head-size", "64"),
     *("--learner.learning-rate", "1e-3", "--learner.target-period", "20", "--cluster.lanes-per-worker", "64"),
 )
 """Flags for gridworlds, where small networks that make many updates win."""
+
+
+def length(frames: int, evaluations: int) -> tuple[str, ...]:
+    """Flags for a run of so many frames with so many evaluations."""
+    return "--max-env-frames", str(frames), "--evaluation.period-env-frames", str(frames // evaluations)
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,9 @@ class Variant:
 
     name: str
     flags: tuple[str, ...] = ()
+    script: str = "launch.py"
+    """What trains: launch.py, or one of examples/, which gets no flags but the variant's own."""
+    quick_flags: tuple[str, ...] = ()
 
     @property
     def slug(self) -> str:
@@ -55,22 +71,25 @@ class Experiment:
     name: str
     """Folder of the results, and the module's name."""
     title: str
-    env: str
     variants: tuple[Variant, ...]
-    base_flags: tuple[str, ...]
-    quick_flags: tuple[str, ...]
     curve_tags: tuple[str, ...]
     """Metrics that go into curves.csv."""
     draw: Callable[[Outcome, Path], None]
     """Draws the figures of an outcome into a folder; variants may lack runs."""
+    env: str = ""
+    base_flags: tuple[str, ...] = ()
+    quick_flags: tuple[str, ...] = ()
     final_tag: str = "evaluation/return"
     """The metric whose final value summary.csv compares."""
     seeds: int = 3
+    first_seed: int = 0
     preset: str = "small"
     keep_checkpoints: bool = False
     """Keep them for `draw`; they hold the replay and are large."""
     whole_machine: bool = False
     """Each training is given all cores, through Ray, and none runs beside it: where wall-clock time is what counts."""
+    code: tuple[str, ...] = TRAINING_CODE
+    """Folders and files that trainings consist of: a run is made again when they change."""
 
     def __post_init__(self) -> None:
         if len({variant.slug for variant in self.variants}) < len(self.variants):
@@ -85,7 +104,7 @@ class Run:
     seed: int
     folder: Path
     arguments: tuple[str, ...]
-    """Of launch.py."""
+    """A script of this repository and its arguments."""
 
     @property
     def name(self) -> str:
@@ -129,7 +148,7 @@ class Outcome:
 
     def __init__(self, experiment: Experiment, runs: Sequence[Run], earlier: Earlier | None = None) -> None:
         self.experiment, self.runs, self.earlier = experiment, list(runs), earlier or Earlier()
-        metrics = {**self.earlier.metrics, **{run.key: read_metrics(run.folder) for run in self.runs}}
+        metrics = {**self.earlier.metrics, **{run.key: read_run(run.folder) for run in self.runs}}
         order = [variant.name for variant in experiment.variants]
         self.metrics = {key: metrics[key] for key in sorted(metrics, key=lambda key: (key[1], order.index(key[0])))}
         """Of each run, seed by seed."""
@@ -138,25 +157,48 @@ class Outcome:
         """``tag`` of each seed of ``variant`` that logged it."""
         return [of_run[tag] for (name, _), of_run in self.metrics.items() if name == variant and tag in of_run]
 
+    def panel(self, tag: str, ylabel: str, xlabel: str = FRAMES, names: Sequence[str] | None = None) -> Panel:
+        """Curves of ``tag``, one for each variant, or for those of the names."""
+        curves = {name: self.series(name, tag) for name in names or [one.name for one in self.experiment.variants]}
+        return lambda axis: draw_curves(axis, curves, ylabel, xlabel)
+
+    def shares(self, variant: str, policies: Sequence[str], ylabel: str) -> Panel:
+        """How the episodes of ``variant`` are shared among its policies, by their names."""
+        arms = {name: self.series(variant, f"bandit_share/{arm:02d}") for arm, name in enumerate(policies)}
+        return lambda axis: draw_shares(axis, arms, ylabel)
+
     def final_values(self, variant: str) -> list[float]:
         """`final_value` of the experiment's final_tag, one per seed of ``variant``."""
         return [final_value(thin(series, MAX_POINTS)) for series in self.series(variant, self.experiment.final_tag)]
 
 
+def read_run(folder: Path) -> Metrics:
+    """Every metric of a run; "env_frames" stand for what an example counts."""
+    if not (folder / EXAMPLE_CURVES).exists():
+        return read_metrics(folder)
+    points: dict[str, list[list[float]]] = defaultdict(list)
+    with (folder / EXAMPLE_CURVES).open(newline="") as file:
+        for row in csv.DictReader(file):
+            points[row["tag"]].append([float(row["step"]), 0.0, float(row["value"])])
+    return {tag: MetricSeries(*np.array(rows).T) for tag, rows in points.items()}
+
+
 def plan(experiment: Experiment, options: argparse.Namespace, root: Path, folder: Path) -> list[Run]:
     """Every run of the experiment, seed by seed; ``folder`` is where their folders go, relative to ``root``."""
     runs = []
-    for seed in range(options.seeds):
+    for seed in range(experiment.first_seed, experiment.first_seed + options.seeds):
         for variant in experiment.variants:
             run_dir = folder / f"{variant.slug}-{seed}"
             arguments = training_arguments(experiment, variant, seed, run_dir)
-            arguments += experiment.quick_flags if options.quick else ()
+            arguments += (*experiment.quick_flags, *variant.quick_flags) if options.quick else ()
             runs.append(Run(variant, seed, root / run_dir, tuple(arguments)))
     return runs
 
 
 def training_arguments(experiment: Experiment, variant: Variant, seed: int, run_dir: Path) -> list[str]:
-    """Arguments of launch.py for one run of its full length."""
-    arguments = ["train", *(() if experiment.whole_machine else ("--serial",))]
-    arguments += ["--preset", experiment.preset, "--env", experiment.env]
+    """Script and arguments of one run of its full length."""
+    arguments = [variant.script]
+    if variant.script == "launch.py":
+        arguments += ["train", *(() if experiment.whole_machine else ("--serial",))]
+        arguments += ["--preset", experiment.preset, "--env", experiment.env]
     return [*arguments, "--seed", str(seed), "--run-dir", str(run_dir), *experiment.base_flags, *variant.flags]

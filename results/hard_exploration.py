@@ -12,12 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent57.family import PolicyFamily
+from cluster.commands.report.charts import save_panels
 from results.command import run_as_command
-from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
-from results.plots import draw_curves, draw_shares, save_panels
+from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant, length
 
-FRAMES, QUICK_FRAMES = 1_500_000, 30_000
-EVALUATIONS = 30
 NUM_POLICIES = 4
 BETA_MAX = 0.01
 """Intrinsic rewards are scaled to a standard deviation of 1: this still outweighs everything until the goal is found.
@@ -40,25 +38,15 @@ VARIANTS = (
 
 def draw(outcome: Outcome, folder: Path) -> None:
     """curves.png: greedy returns, cells visited in training, and how the full agent's episodes are shared."""
-    returns, cells = (
-        {variant.name: outcome.series(variant.name, tag) for variant in VARIANTS}
-        for tag in ("evaluation/return", "return/new_states")
-    )
     betas = PolicyFamily(num_policies=NUM_POLICIES, beta_max=BETA_MAX).betas
-    arms = {
-        f"policy {policy}, beta {beta:.2g}": outcome.series(FULL, f"bandit_share/{policy:02d}")
-        for policy, beta in enumerate(betas)
-    }
-    save_panels(
-        folder / "curves.png",
-        "MiniGrid MultiRoom-N4-S5: means and 95 % intervals over seeds",
-        [
-            lambda axis: draw_curves(axis, returns, "greedy return"),
-            lambda axis: draw_curves(axis, cells, "cells visited per episode, in training"),
-            lambda axis: draw_shares(axis, arms, "share of the full agent's episodes"),
-        ],
-        width=15.0,
-    )
+    panels = [
+        outcome.panel("evaluation/return", "greedy return"),
+        outcome.panel("return/new_states", "cells visited per episode, in training"),
+        outcome.shares(
+            FULL, [f"policy {n}, beta {beta:.2g}" for n, beta in enumerate(betas)], "share of the full agent's episodes"
+        ),
+    ]
+    save_panels(folder / "curves.png", "MiniGrid MultiRoom-N4-S5: means and 95 % intervals over seeds", panels, 15.0)
 
 
 EXPERIMENT = Experiment(
@@ -67,11 +55,11 @@ EXPERIMENT = Experiment(
     env="actors.environments.minigrid_levels:Agent57/MiniGridMoves-MultiRoom-N4-S5-v1",
     variants=VARIANTS,
     base_flags=(
-        *("--max-env-frames", str(FRAMES), "--evaluation.period-env-frames", str(FRAMES // EVALUATIONS)),
+        *length(1_500_000, 30),
         *("--family.num-policies", str(NUM_POLICIES), "--family.beta-max", str(BETA_MAX)),
         *("--evaluation.episodes", "16", *SETTINGS),
     ),
-    quick_flags=("--max-env-frames", str(QUICK_FRAMES), "--evaluation.period-env-frames", str(QUICK_FRAMES // 4)),
+    quick_flags=length(30_000, 4),
     curve_tags=(
         *("evaluation/return", "return/all", "return/new_states", "return/length", "bandit/favourite_arm"),
         *(f"return_per_arm/{policy:02d}" for policy in range(NUM_POLICIES)),

@@ -14,12 +14,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent57.family import PolicyFamily
+from cluster.commands.report.charts import save_panels
 from results.command import run_as_command
-from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
-from results.plots import draw_curves, draw_shares, save_panels
+from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant, length
 
-FRAMES, QUICK_FRAMES = 200_000, 40_000
-EVALUATIONS = 20
 FAR = 30
 """Steps to the larger reward; a discount below 0.975 then prefers the smaller one, 3 steps away."""
 BETA_MAX = 0.1
@@ -40,20 +38,13 @@ VARIANTS = (
 
 def draw(outcome: Outcome, folder: Path) -> None:
     """curves.png: greedy returns, and how the adaptive agent's episodes are shared among its policies."""
-    curves = {variant.name: outcome.series(variant.name, "evaluation/return") for variant in VARIANTS}
     discounts = PolicyFamily(num_policies=NUM_POLICIES, gamma_max=LONG, gamma_min=SHORT).discounts
-    arms = {
-        f"gamma {discount:.3f}": outcome.series(ADAPTIVE, f"bandit_share/{policy:02d}")
-        for policy, discount in enumerate(discounts)
-    }
-    save_panels(
-        folder / "curves.png",
-        "Near or far: means and 95 % intervals over seeds",
-        [
-            lambda axis: draw_curves(axis, curves, "greedy return"),
-            lambda axis: draw_shares(axis, arms, "share of the adaptive agent's episodes"),
-        ],
-    )
+    arms = [f"gamma {discount:.3f}" for discount in discounts]
+    panels = [
+        outcome.panel("evaluation/return", "greedy return"),
+        outcome.shares(ADAPTIVE, arms, "share of the adaptive agent's episodes"),
+    ]
+    save_panels(folder / "curves.png", "Near or far: means and 95 % intervals over seeds", panels)
 
 
 EXPERIMENT = Experiment(
@@ -62,11 +53,11 @@ EXPERIMENT = Experiment(
     env="Agent57/NearOrFar-v0",
     variants=VARIANTS,
     base_flags=(
-        *("--max-env-frames", str(FRAMES), "--evaluation.period-env-frames", str(FRAMES // EVALUATIONS)),
+        *length(200_000, 20),
         *("--family.num-policies", str(NUM_POLICIES), "--family.beta-max", str(BETA_MAX)),
         *("--environment.arguments", f"far={FAR}", "--evaluation.episodes", "32", *SMALL_NETWORKS),
     ),
-    quick_flags=("--max-env-frames", str(QUICK_FRAMES), "--evaluation.period-env-frames", str(QUICK_FRAMES // 4)),
+    quick_flags=length(40_000, 4),
     curve_tags=(
         *("evaluation/return", "return/all", "bandit/favourite_arm"),
         *(f"bandit_share/{policy:02d}" for policy in range(NUM_POLICIES)),

@@ -10,29 +10,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster.commands.report.charts import save_panels
 from results.command import run_as_command
-from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
-from results.plots import draw_curves, save_panels
+from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant, length
 
-FRAMES, QUICK_FRAMES = 450_000, 60_000
-EVALUATIONS = 25
 VARIANTS = (Variant("recurrent"), Variant("no memory", ("--network.no-recurrent",)))
 
 
 def draw(outcome: Outcome, folder: Path) -> None:
     """curves.png: returns of the greedy evaluator and of all episodes of training."""
-    greedy, training = (
-        {variant.name: outcome.series(variant.name, tag) for variant in VARIANTS}
-        for tag in ("evaluation/return", "return/all")
-    )
-    save_panels(
-        folder / "curves.png",
-        "T-maze: means and 95 % intervals over seeds",
-        [
-            lambda axis: draw_curves(axis, greedy, "greedy return"),
-            lambda axis: draw_curves(axis, training, "return in training"),
-        ],
-    )
+    panels = [outcome.panel("evaluation/return", "greedy return"), outcome.panel("return/all", "return in training")]
+    save_panels(folder / "curves.png", "T-maze: means and 95 % intervals over seeds", panels)
 
 
 EXPERIMENT = Experiment(
@@ -41,11 +29,11 @@ EXPERIMENT = Experiment(
     env="Agent57/TMaze-v0",
     variants=VARIANTS,
     base_flags=(
-        *("--max-env-frames", str(FRAMES), "--evaluation.period-env-frames", str(FRAMES // EVALUATIONS)),
+        *length(450_000, 25),
         *("--sequence.trace-length", "40", "--sequence.replay-period", "20", "--replay.min-sequences", "100"),
         *("--learner.batch-size", "16", "--evaluation.episodes", "64", *SMALL_NETWORKS),
     ),
-    quick_flags=("--max-env-frames", str(QUICK_FRAMES), "--evaluation.period-env-frames", str(QUICK_FRAMES // 4)),
+    quick_flags=length(60_000, 4),
     curve_tags=("evaluation/return", "return/all", "learner/extrinsic_mean_q"),
     draw=draw,
 )

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster.commands.report.charts import MINUTES, save_panels
 from results.command import run_as_command
-from results.experiment import Experiment, Outcome, Variant
-from results.plots import draw_against_minutes, draw_curves, draw_shares, save_panels
+from results.experiment import Experiment, Outcome, Variant, length
 
 WHOLE, ONE_POLICY = "whole agent", "one policy"
 NUM_POLICIES = 8
-QUICK_FRAMES = 100_000
 EXTRINSIC_ALONE = (
     *("--family.num-policies", "1", "--family.beta-max", "0"),
     *("--intrinsic.novelty", "none", "--network.kind", "single"),
@@ -33,22 +32,13 @@ def draw_game(
     outcome: Outcome, folder: Path, game: str, tag: str = "evaluation/return", label: str = "greedy score"
 ) -> None:
     """curves.png: greedy score by minutes, ``tag`` by frames, and how episodes are shared among the policies."""
-    variants = outcome.experiment.variants
-    greedy, by_frames = (
-        {variant.name: outcome.series(variant.name, name) for variant in variants}
-        for name in ("evaluation/return", tag)
-    )
-    arms = {f"policy {arm}": outcome.series(WHOLE, f"bandit_share/{arm:02d}") for arm in range(NUM_POLICIES)}
-    save_panels(
-        folder / "curves.png",
-        f"{game}, preset laptop: means and 95 % intervals over seeds",
-        [
-            lambda axis: draw_against_minutes(axis, greedy, "greedy score"),
-            lambda axis: draw_curves(axis, by_frames, label),
-            lambda axis: draw_shares(axis, arms, "share of the whole agent's episodes"),
-        ],
-        width=15.0,
-    )
+    panels = [
+        outcome.panel("evaluation/return", "greedy score", MINUTES),
+        outcome.panel(tag, label),
+        outcome.shares(WHOLE, [f"policy {n}" for n in range(NUM_POLICIES)], "share of the whole agent's episodes"),
+    ]
+    title = f"{game}, preset {outcome.experiment.preset}: means and 95 % intervals over seeds"
+    save_panels(folder / "curves.png", title, panels, width=15.0)
 
 
 EXPERIMENT = Experiment(
@@ -56,8 +46,8 @@ EXPERIMENT = Experiment(
     title="Pong from pixels: the whole agent, and one policy alone",
     env="ALE/Pong-v5",
     variants=VARIANTS,
-    base_flags=("--max-env-frames", "40000000", "--evaluation.period-env-frames", "400000"),
-    quick_flags=("--max-env-frames", str(QUICK_FRAMES), "--evaluation.period-env-frames", str(QUICK_FRAMES // 2)),
+    base_flags=length(40_000_000, 100),
+    quick_flags=length(100_000, 2),
     curve_tags=(
         *("evaluation/return", "return/all", "return_per_epsilon/low", "rate/learner_updates"),
         *("rate/env_frames_per_second", "rate/updates_per_second", "learner/embedding_accuracy", "learner/rnd_error"),

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster.commands.report.charts import save_panels
 from results.command import run_as_command
-from results.experiment import Experiment, Outcome, Variant
-from results.plots import draw_curves, save_panels
+from results.experiment import Experiment, Outcome, Variant, length
 from results.pong import EXTRINSIC_ALONE
 
-FRAMES, QUICK_FRAMES = 3_000_000, 100_000
-EVALUATIONS = 15
 VARIANTS = (
     Variant("laptop"),
     Variant("beta_max 0.3, the paper's", ("--family.beta-max", "0.3")),
@@ -31,19 +29,11 @@ VARIANTS = (
 
 def draw(outcome: Outcome, folder: Path) -> None:
     """curves.png: greedy score and training return at equal frames."""
-    greedy, training = (
-        {variant.name: outcome.series(variant.name, tag) for variant in VARIANTS}
-        for tag in ("evaluation/return", "return_per_epsilon/low")
-    )
-    save_panels(
-        folder / "curves.png",
-        "Pong, preset laptop, one change each",
-        [
-            lambda axis: draw_curves(axis, greedy, "greedy score"),
-            lambda axis: draw_curves(axis, training, "return of the lanes with small epsilon"),
-        ],
-        width=12.0,
-    )
+    panels = [
+        outcome.panel("evaluation/return", "greedy score"),
+        outcome.panel("return_per_epsilon/low", "return of the lanes with small epsilon"),
+    ]
+    save_panels(folder / "curves.png", "Pong, preset laptop, one change each", panels, width=12.0)
 
 
 EXPERIMENT = Experiment(
@@ -51,8 +41,8 @@ EXPERIMENT = Experiment(
     title="Pong: what holds the whole agent back",
     env="ALE/Pong-v5",
     variants=VARIANTS,
-    base_flags=("--max-env-frames", str(FRAMES), "--evaluation.period-env-frames", str(FRAMES // EVALUATIONS)),
-    quick_flags=("--max-env-frames", str(QUICK_FRAMES), "--evaluation.period-env-frames", str(QUICK_FRAMES // 2)),
+    base_flags=length(3_000_000, 15),
+    quick_flags=length(100_000, 2),
     curve_tags=(
         *("evaluation/return", "return/all", "return_per_epsilon/low", "rate/learner_updates"),
         *("learner/trace_coefficient", "learner/extrinsic_abs_td", "learner/intrinsic_abs_td", "bandit/favourite_arm"),

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster.commands.report.charts import Panel, draw_sweep, save_panels
 from results.command import run_as_command
-from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant
-from results.plots import draw_curves, draw_sweep, save_panels
+from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Variant, length
 
-FRAMES, QUICK_FRAMES = 300_000, 40_000
-EVALUATIONS = 12
 SIZE = 9
 """Side of the room. The paper's has 15, which takes several times as many updates; sixty runs would take a day."""
 BETAS = (0.0, 0.1, 0.3, 1.0, 3.0)
@@ -36,15 +34,13 @@ def draw(outcome: Outcome, folder: Path) -> None:
         for network in NETWORKS
         for choice in CHOICES
     }
-    curves = {network: outcome.series(name(network, "bandit", SHOWN_BETA), "evaluation/return") for network in NETWORKS}
-    save_panels(
-        folder / "final_return.png",
-        f"Random coin, {SIZE} x {SIZE}: greedy return of policy 0 (beta = 0); means and 95 % intervals over seeds",
-        [
-            lambda axis: draw_sweep(axis, BETAS, lines, "beta_max", "final greedy return"),
-            lambda axis: draw_curves(axis, curves, f"greedy return, beta_max {SHOWN_BETA:g}, bandit"),
-        ],
-    )
+    shown = [name(network, "bandit", SHOWN_BETA) for network in NETWORKS]
+    panels: list[Panel] = [
+        lambda axis: draw_sweep(axis, BETAS, lines, "beta_max", "final greedy return"),
+        outcome.panel("evaluation/return", "greedy return", names=shown),
+    ]
+    title = f"Random coin, {SIZE} x {SIZE}: greedy return of policy 0 (beta = 0); means and 95 % intervals over seeds"
+    save_panels(folder / "final_return.png", title, panels)
 
 
 EXPERIMENT = Experiment(
@@ -58,13 +54,13 @@ EXPERIMENT = Experiment(
         for network, network_flags in NETWORKS.items()
     ),
     base_flags=(
-        *("--max-env-frames", str(FRAMES), "--evaluation.period-env-frames", str(FRAMES // EVALUATIONS)),
+        *length(300_000, 12),
         *("--evaluation.policy-index", "0", "--evaluation.episodes", "64", "--environment.arguments", f"size={SIZE}"),
         # Discounts match the few steps that a coin is away: near 1, the action gap would drown in noise.
         *("--family.num-policies", "4", "--family.gamma-max", "0.95", "--family.gamma-min", "0.9"),
         *(*SMALL_NETWORKS, "--replay.replay-ratio", "4"),
     ),
-    quick_flags=("--max-env-frames", str(QUICK_FRAMES), "--evaluation.period-env-frames", str(QUICK_FRAMES // 4)),
+    quick_flags=length(40_000, 4),
     curve_tags=("evaluation/return", "return/all"),
     draw=draw,
 )

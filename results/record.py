@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from cluster.commands.report.statistics import bootstrap_interval, interquartile_mean, thin
 from cluster.plan.machine import usable_cores
 from cluster.telemetry.score import RULE
 from replay.whole_files import write_whole
 from results.experiment import MAX_POINTS, Outcome
-from results.plots import bootstrap_interval, interquartile_mean, thin
 
 MAX_ROWS = 12_000
 """Of all series in curves.csv, which stays under 1 MB."""
@@ -77,8 +77,10 @@ def _configs(outcome: Outcome) -> dict[str, Any]:
     configs: dict[str, dict[str, Any]] = {}
     for run in outcome.runs:
         if run.variant.name not in configs:
-            # The folder and the seed say nothing about the variant.
-            config = json.loads((run.folder / "config.json").read_text()) | {"run_dir": "", "seed": 0}
+            config = {"command": shlex.join((run.variant.script, *run.variant.flags))}
+            if run.variant.script == "launch.py":
+                # The folder and the seed say nothing about the variant.
+                config = json.loads((run.folder / "config.json").read_text()) | {"run_dir": "", "seed": 0}
             configs[run.variant.name] = _flat(config)
     found = outcome.earlier.configs | configs
     configs = {variant.name: found[variant.name] for variant in outcome.experiment.variants if variant.name in found}
@@ -104,7 +106,7 @@ def write_run_record(outcome: Outcome, path: Path, command: str, minutes: float)
     records = [(run, run.finished() or {}) for run in outcome.runs]
     examples: dict[str, str] = {}
     for run in outcome.runs:
-        examples.setdefault(run.variant.name, "python launch.py " + shlex.join(run.arguments))
+        examples.setdefault(run.variant.name, "python " + shlex.join(run.arguments))
     document = {
         "command": command,
         "commits": sorted({str(record["commit"]) for _, record in records}),

@@ -70,6 +70,8 @@ def violations(source: str, package: str, path: str = "") -> list[str]:
             found.append(f"line {line}: {module}: only cluster/on_ray/ knows it")
         if room != "telemetry" and any(within(module, name) for name in TENSORBOARD):
             found.append(f"line {line}: {module}: only cluster/telemetry/ knows it")
+        if top == "matplotlib" and not path.startswith("cluster/commands/report/"):
+            found.append(f"line {line}: {module}: takes a while to import, and only the report draws with it")
         if top == "cluster" and room in ROOMS and module.split(".")[1] not in ROOMS[: ROOMS.index(room) + 1]:
             found.append(f"line {line}: {module}: above cluster/{room}/")
         if package == "launch" and top in PROJECT - {"launch", "cluster"}:
@@ -170,6 +172,7 @@ def test_the_rules_can_fail(package: str, source: str) -> None:
     [
         ("runtime", "import ray"),
         ("commands", "from ray.exceptions import RayError"),
+        ("commands", "def f():\n    import matplotlib"),
         ("on_ray", "from torch.utils.tensorboard import SummaryWriter"),
         ("run", "from cluster.plan.topology import Topology"),
         ("plan", "def f():\n    from cluster.commands import doctor"),

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
 
-from cluster.telemetry.metrics import MetricSeries
-
-pytest.importorskip("matplotlib")
-
-import matplotlib.pyplot as plt
-
-from results.plots import (
-    MAX_CURVES,
-    bootstrap_interval,
+from cluster.commands.report.charts import (
+    COLOURS,
+    MINUTES,
     draw_curves,
+    draw_intervals,
     draw_shares,
     draw_sweep,
+    number_charts,
+    save_panels,
+    svg,
+)
+from cluster.commands.report.statistics import (
+    Estimate,
+    bootstrap_interval,
     final_value,
     interquartile_mean,
     on_common_grid,
-    save_panels,
     thin,
 )
+from cluster.telemetry.metrics import MetricSeries
 
 
 def series(frames: list[float], values: list[float]) -> MetricSeries:
@@ -101,32 +107,62 @@ def test_the_common_grid_covers_what_all_runs_have() -> None:
     assert on_common_grid([])[0].size == 0
 
 
-def test_a_curve_is_the_mean_of_its_runs_inside_its_interval() -> None:
-    _, axis = plt.subplots()
+@pytest.fixture
+def axis() -> Axes:
+    return Figure().subplots()
+
+
+def test_a_curve_is_the_mean_of_its_runs_inside_its_interval(axis: Axes) -> None:
     frames = [1_000, 3_000]
     curves = {"a": [series(frames, [0, 4]), series(frames, [2, 8])], "b": [], "c": [series(frames, [1, 1])]}
     draw_curves(axis, curves, "return")
-    a, c = axis.lines
+    a, one, other, c = axis.lines
     assert (a.get_label(), c.get_label()) == ("a", "c")
-    assert a.get_xdata()[[0, -1]] == pytest.approx([1, 3])
+    assert a.get_xdata()[[0, -1]] == pytest.approx([1_000, 3_000])
     assert a.get_ydata()[[0, -1]] == pytest.approx([1, 6])
+    assert [line.get_ydata().tolist() for line in (one, other)] == [[0, 4], [2, 8]]
     # Both seeds' values happen to be the interval of their mean: 1/4 of the resamples hold one seed twice.
     shade = axis.collections[0].get_paths()[0].vertices
     assert (shade[:, 1].min(), shade[:, 1].max()) == pytest.approx((0, 8))
-    plt.close()
 
 
-def test_a_sweep_shows_means_and_leaves_out_what_has_no_runs() -> None:
-    _, axis = plt.subplots()
+def test_curves_against_time(axis: Axes) -> None:
+    draw_curves(axis, {"a": [series([100, 200, 300], [1, 2, 3])]}, "return", MINUTES)
+    assert axis.lines[0].get_xdata()[[0, -1]] == pytest.approx([1, 3])
+    assert axis.get_xlabel() == "minutes"
+
+
+def test_references_are_drawn_unless_they_would_flatten_the_curves(axis: Axes) -> None:
+    draw_curves(axis, {"a": [series([0, 100], [1, 3])]}, "return", references=[(5.0, "human"), (5_000.0, "far")])
+    assert [text.get_text() for text in axis.texts] == ["human"]
+    assert axis.lines[1].get_ydata() == [5.0, 5.0]
+    nothing = Figure().subplots()
+    draw_curves(nothing, {"a": []}, "return", references=[(5.0, "human")])
+    assert not nothing.has_data()
+
+
+def test_neighbouring_curves_differ_in_colour_and_style(axis: Axes) -> None:
+    draw_curves(axis, {str(n): [series([0, 9], [n, n])] for n in range(32)}, "return")
+    looks = [(line.get_color(), line.get_linestyle()) for line in axis.lines]
+    assert len(set(looks)) == 32
+    assert len({colour for colour, _ in looks}) == len(COLOURS)
+
+
+def test_axes_count_in_round_numbers(axis: Axes) -> None:
+    draw_curves(axis, {"a": [series([0, 5_200], [-2e6, 1e6])]}, "return")
+    axis.figure.draw_without_rendering()
+    shown = {label.get_text() for label in (*axis.get_xticklabels(), *axis.get_yticklabels())}
+    assert {"0", "2k", "4k", "-2M", "-0.5M", "1M"} <= {text.replace("-500k", "-0.5M") for text in shown}
+
+
+def test_a_sweep_shows_means_and_leaves_out_what_has_no_runs(axis: Axes) -> None:
     draw_sweep(axis, [0, 0.5, 3], {"one": [[1.0, 3.0], [], [5.0]]}, "beta_max", "return")
     assert axis.lines[0].get_ydata().tolist() == [2, 5]
     assert axis.lines[0].get_xdata().tolist() == [0, 2]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "0.5", "3"]
-    plt.close()
 
 
-def test_shares_are_stacked_means_over_runs() -> None:
-    _, axis = plt.subplots()
+def test_shares_are_stacked_means_over_runs(axis: Axes) -> None:
     arms = {
         "first": [series([0, 10], [0.2, 0.2]), series([0, 10], [0.4, 0.4])],
         "second": [series([0, 10], [0.8, 0.8]), series([0, 10], [0.6, 0.6])],
@@ -136,20 +172,38 @@ def test_shares_are_stacked_means_over_runs() -> None:
     lower, upper = (area.get_paths()[0].vertices[:, 1] for area in axis.collections)
     assert (lower.min(), lower.max()) == pytest.approx((0, 0.3))
     assert (upper.min(), upper.max()) == pytest.approx((0.3, 1.0))
-    plt.close()
 
 
-def test_more_curves_than_can_be_told_apart_are_refused() -> None:
-    _, axis = plt.subplots()
-    with pytest.raises(ValueError, match="9 curves"):
-        draw_curves(axis, {str(number): [] for number in range(MAX_CURVES + 1)}, "return")
-    with pytest.raises(ValueError, match="9 curves"):
-        draw_sweep(axis, [], {str(number): [] for number in range(MAX_CURVES + 1)}, "x", "y")
-    plt.close()
+def test_intervals_have_a_row_each(axis: Axes) -> None:
+    draw_intervals(axis, {"first": Estimate(1, 0.5, 2, [0.5, 2.0]), "second": Estimate(3, 3, 3)}, "score")
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["first", "second"]
+    assert [list(line.get_xdata()) for line in axis.lines] == [[0.5, 2], [0.5], [2.0], [1], [3, 3], [3]]
+
+
+def test_markup_is_escaped_says_itself_and_is_the_same_each_time() -> None:
+    def draw(axis: Axes) -> None:
+        draw_curves(axis, {'a <b> & "c" $x$': [series([0, 9], [1, 2])], "z": []}, "<return>")
+
+    markup = svg(draw)
+    assert markup == svg(draw)
+    assert markup.startswith('<svg role="img" aria-label="&lt;return&gt; over environment frames"')
+    assert '<title>a &lt;b&gt; &amp; "c" $x$</title>' in markup.replace("&quot;", '"')
+    assert "<b>" not in markup
+    assert ">&lt;return&gt;</text>" in markup
+    assert "<metadata" not in markup
+    assert svg(lambda axis: draw_curves(axis, {"a": []}, "y")) == ""
+
+
+def test_charts_of_one_page_do_not_share_ids() -> None:
+    chart = svg(lambda axis: draw_curves(axis, {"a": [series([0, 9], [1, 2])]}, "y"))
+    page = number_charts(f'<p id="mine">{chart}{chart}')
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(set(ids)) == len(ids) > 3
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]*)', page)) == set(ids) - {"mine"}
 
 
 def test_panels_are_saved_at_the_width_of_a_readme(tmp_path: Path) -> None:
     save_panels(tmp_path / "figure.png", "title", [lambda axis: draw_curves(axis, {}, "y")] * 2)
-    height, width, _ = plt.imread(tmp_path / "figure.png").shape
+    width, height = Image.open(tmp_path / "figure.png").size
     assert 800 <= width <= 1200
     assert height < width

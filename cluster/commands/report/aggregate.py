@@ -7,26 +7,16 @@ at once, and a bootstrap that draws seeds anew within each game (stratified), so
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.commands.report.statistics import interquartile_mean
+from cluster.commands.report.statistics import Estimate, interquartile_mean
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 PerGame = Sequence[np.ndarray]
 """Human-normalised scores of each game's runs."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A statistic and the interval that holds the central 95 % of its bootstrap; equal ends with one run per game."""
-
-    value: float
-    low: float
-    high: float
 
 
 def pooled_iqm(games: PerGame) -> float:
@@ -58,11 +48,14 @@ STATISTICS: Mapping[str, Callable[[PerGame], float]] = {
 
 
 def estimate(games: PerGame, statistic: Callable[[PerGame], float], resamples: int = RESAMPLES) -> Estimate:
-    """``statistic`` of ``games`` with its stratified bootstrap interval; the draws are the same at every call."""
+    """``statistic`` of ``games`` with its stratified bootstrap interval, from the means of the games.
+
+    One run per game gives equal ends. The draws are the same at every call.
+    """
     rng = np.random.default_rng(0)
     drawn = [
         statistic([scores[rng.integers(len(scores), size=len(scores))] for scores in games]) for _ in range(resamples)
     ]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Estimate(statistic(games), float(low), float(high))
+    return Estimate(statistic(games), float(low), float(high), [float(scores.mean()) for scores in games])

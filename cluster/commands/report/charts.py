@@ -1,223 +1,205 @@
-"""Charts as SVG text: curves with spread, stacked shares, intervals. Numbers in, markup out; no library."""
+"""The charts of the report and of results/: curves with their spread, stacked shares, values with their intervals.
+
+A chart draws on matplotlib's axes. `svg` makes markup of it for a page, `save_panels` a picture of several.
+"""
 
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from cluster.commands.report.statistics import (
+    GRID_POINTS,
+    Estimate,
+    bootstrap_interval,
+    estimate_mean,
+    on_common_grid,
+    thin,
+)
+from cluster.telemetry.metrics import MetricSeries
 
 # Okabe and Ito's palette, told apart by the colour-blind too; grey for its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
-DASHES = ("", "7 3", "7 3 2 3", "2 3")
-_VIRIDIS = (
-    "#440154",
-    "#482878",
-    "#3e4a89",
-    "#31688e",
-    "#26828e",
-    "#1f9e89",
-    "#35b779",
-    "#6dcd59",
-    "#b4de2c",
-    "#fde725",
-)
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 40
+LINE_STYLES = ("-", "--", "-.", ":")
+MARKERS = "osD^vP*X"
+FRAMES, MINUTES = "environment frames", "minutes"
+MILLISECONDS = 60_000.0
+STYLE: dict[Any, Any] = {
+    **{"font.sans-serif": ["DejaVu Sans", "sans-serif"], "text.parse_math": False},
+    **{"font.size": 8, "axes.labelsize": 9, "figure.titlesize": 11, "axes.titlesize": 10},
+    **{"axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True, "axes.edgecolor": "#888888"},
+    # Text stays text, and the same numbers give the same bytes.
+    **{"svg.fonttype": "none", "svg.hashsalt": "agent57"},
+}
+METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+TOOLTIP = "tooltip: "
+"""Begins the gid of what shows the rest of its gid under the mouse."""
+
+Panel = Callable[[Axes], Any]
 
 
-@dataclass(frozen=True)
-class Line:
-    """A curve; ``low`` and ``high`` bound its shaded spread, ``faint`` are the (x, y) of its single runs."""
-
-    label: str
-    x: np.ndarray
-    y: np.ndarray
-    low: np.ndarray | None = None
-    high: np.ndarray | None = None
-    faint: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with an interval, and the ``points`` that it came from."""
-
-    label: str
-    value: float
-    low: float
-    high: float
-    points: Sequence[float] = ()
-
-
-class _Plane:
-    """Maps data to pixels, and draws the frame with its numbers."""
-
-    def __init__(
-        self, x: tuple[float, float], y: tuple[float, float], xlabel: str, ylabel: str, width: int, height: int
-    ) -> None:
-        (self.x0, self.x1), (self.y0, self.y1) = _widened(*x), _widened(*y)
-        self.width, self.height = width, height
-        self.parts = [
-            f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-            f'aria-label="{html.escape(ylabel)} over {html.escape(xlabel)}">'
-        ]
-        for tick in _ticks(self.y0, self.y1):
-            level = self.to_y(tick)
-            self.parts.append(
-                f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>'
-            )
-            self.parts.append(
-                f'<text class="tick" x="{LEFT - 6}" y="{level + 4:.1f}" text-anchor="end">{_number(tick)}</text>'
-            )
-        for tick in _ticks(self.x0, self.x1):
-            place, under = self.to_x(tick), height - BOTTOM + 16
-            self.parts.append(
-                f'<text class="tick" x="{place:.1f}" y="{under}" text-anchor="middle">{_number(tick)}</text>'
-            )
-        middle = (LEFT + width - RIGHT) / 2
-        self.parts.append(
-            f'<text class="label" x="{middle}" y="{height - 6}" text-anchor="middle">{html.escape(xlabel)}</text>'
-        )
-        half = (TOP + height - BOTTOM) / 2
-        self.parts.append(
-            f'<text class="label" transform="translate(13 {half}) rotate(-90)" text-anchor="middle">'
-            f"{html.escape(ylabel)}</text>"
-        )
-
-    def to_x(self, value: float) -> float:
-        return LEFT + (value - self.x0) / (self.x1 - self.x0) * (self.width - LEFT - RIGHT)
-
-    def to_y(self, value: float) -> float:
-        return self.height - BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (self.height - TOP - BOTTOM)
-
-    def path(self, x: np.ndarray, y: np.ndarray) -> str:
-        """Points of a polyline; what is not finite is left out."""
-        return " ".join(f"{self.to_x(a):.1f},{self.to_y(b):.1f}" for a, b in zip(x, y, strict=True) if math.isfinite(b))
-
-    def svg(self) -> str:
-        return "\n".join([*self.parts, "</svg>"])
-
-
-def line_chart(
-    lines: Sequence[Line],
-    xlabel: str,
+def draw_curves(
+    axis: Axes,
+    curves: Mapping[str, Sequence[MetricSeries]],
     ylabel: str,
+    xlabel: str = FRAMES,
     references: Sequence[tuple[float, str]] = (),
-    width: int = 470,
-    height: int = 290,
-) -> str:
-    """Curves with their spread; ``references`` are horizontal lines with a name. Empty text if there is no curve."""
-    lines = [line for line in lines if np.isfinite(line.y).any()]
-    if not lines:
-        return ""
-    xs = np.concatenate([part for line in lines for part in (line.x, *(x for x, _ in line.faint))])
-    ys = np.concatenate([part for line in lines for part in _heights(line)])
-    ys = np.concatenate([ys[np.isfinite(ys)], [value for value, _ in references]])
-    plane = _Plane((xs.min(), xs.max()), (ys.min(), ys.max()), xlabel, ylabel, width, height)
-    for value, name in references:
-        level = plane.to_y(value)
-        plane.parts.append(
-            f'<line class="reference" x1="{LEFT}" x2="{width - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>'
-        )
-        plane.parts.append(
-            f'<text class="tick" x="{width - RIGHT - 4}" y="{level - 4:.1f}" text-anchor="end">{name}</text>'
-        )
-    for index, line in enumerate(lines):
-        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
-        if line.low is not None and line.high is not None:
-            edge = plane.path(line.x, line.high) + " " + plane.path(line.x[::-1], line.low[::-1])
-            plane.parts.append(f'<polygon points="{edge}" fill="{colour}" opacity="0.16"/>')
-        for x, y in line.faint:
-            plane.parts.append(f'<polyline points="{plane.path(x, y)}" fill="none" stroke="{colour}" opacity="0.3"/>')
-        style = f'stroke-dasharray="{dash}"' if dash else ""
-        plane.parts.append(
-            f'<polyline points="{plane.path(line.x, line.y)}" fill="none" stroke="{colour}" stroke-width="2" {style}>'
-            f"<title>{html.escape(line.label)}</title></polyline>"
-        )
-        if len(line.x) <= 30:
-            plane.parts += [_dot(plane.to_x(x), plane.to_y(y), 2.6, colour, f"{line.label}: {y:.4g}")
-                            for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]  # fmt: skip
-    return plane.svg() + (legend([line.label for line in lines]) if len(lines) > 1 else "")
+) -> None:
+    """One line per label: the mean over its runs, its 95 % interval shaded, single runs faint; labels without runs
+    are left out.
+
+    ``xlabel`` `MINUTES` draws them against wall time. ``references`` are heights with a name, drawn unless they are
+    so far away that the curves would look flat.
+    """
+    means: list[np.ndarray] = []
+    scale = MILLISECONDS if xlabel == MINUTES else 1.0
+    for index, (label, runs) in enumerate(curves.items()):
+        if xlabel == MINUTES:
+            runs = [run._replace(env_frames=np.rint(run.minutes * scale).astype(np.int64)) for run in runs]
+        grid, values = on_common_grid(runs)
+        if not grid.size:
+            continue
+        colour, style = _look(index)
+        means.append(values.mean(0))
+        marker = "o" if len(grid) == 1 else ""
+        axis.plot(grid / scale, means[-1], style, color=colour, marker=marker, label=label, gid=TOOLTIP + label)
+        if len(values) > 1:
+            low, high = bootstrap_interval(values, resamples=2_000)
+            axis.fill_between(grid / scale, low, high, color=colour, alpha=0.16, linewidth=0)
+            for run in (thin(run, GRID_POINTS) for run in runs):
+                axis.plot(run.env_frames / scale, run.values, color=colour, alpha=0.3, linewidth=0.7)
+    for height, name in references if means else ():
+        low, high = min(map(np.min, means)), max(map(np.max, means))
+        room = max(1.5 * (high - low), 0.15 * max(abs(low), abs(high)))
+        if low - room <= height <= high + room:
+            axis.axhline(height, color="#999999", linestyle=":", linewidth=1)
+            axis.text(0.99, height, name, transform=axis.get_yaxis_transform(), ha="right", va="bottom")
+    _finish(axis, xlabel, ylabel)
 
 
-def _heights(line: Line) -> list[np.ndarray]:
-    return [line.y, *(part for part in (line.low, line.high) if part is not None), *(y for _, y in line.faint)]
+def draw_shares(axis: Axes, arms: Mapping[str, Sequence[MetricSeries]], ylabel: str) -> None:
+    """Stacked areas, the first arm at the bottom: each the mean over its runs; arms without runs are left out."""
+    grid, _ = on_common_grid([run for runs in arms.values() for run in runs])
+    if not grid.size:
+        return
+    shares = {
+        label: np.mean([np.interp(grid, run.env_frames, run.values) for run in of_arm], axis=0)
+        for label, of_arm in ((label, [thin(run, GRID_POINTS) for run in runs]) for label, runs in arms.items())
+        if of_arm
+    }
+    # Arms are ordered, so their colours are too: from exploitative to exploratory.
+    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.97, len(shares)))
+    areas = axis.stackplot(grid, list(shares.values()), labels=list(shares), colors=colours, linewidth=0)
+    for label, area in zip(shares, areas, strict=True):
+        area.set_gid(TOOLTIP + label)
+    axis.set_ylim(0, 1)
+    axis.margins(x=0)
+    _finish(axis, FRAMES, ylabel)
+    columns = 1 + (len(shares) - 1) // 16
+    axis.legend(reverse=True, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, ncols=columns)
 
 
-def stacked_chart(
-    labels: Sequence[str], x: np.ndarray, shares: np.ndarray, xlabel: str, width: int = 470, height: int = 290
-) -> str:
-    """``shares`` [N, points] stacked, the first at the bottom, in colours from dark to bright."""
-    plane = _Plane((x.min(), x.max()), (0.0, 1.0), xlabel, "share of pulls", width, height)
-    below = np.zeros(shares.shape[1])
-    colours = [_VIRIDIS[round(i * (len(_VIRIDIS) - 1) / max(len(labels) - 1, 1))] for i in range(len(labels))]
-    for label, share, colour in zip(labels, shares, colours, strict=True):
-        above = below + share
-        edge = plane.path(x, above) + " " + plane.path(x[::-1], below[::-1])
-        plane.parts.append(f'<polygon points="{edge}" fill="{colour}"><title>{html.escape(label)}</title></polygon>')
-        below = above
-    return plane.svg() + legend(labels[::-1], colours[::-1])
-
-
-def interval_chart(rows: Sequence[Interval], xlabel: str, width: int = 560) -> str:
+def draw_intervals(axis: Axes, rows: Mapping[str, Estimate], xlabel: str) -> None:
     """A row per value: a dot, its interval, and small dots for what it came from."""
-    labels_width = 12 + int(max(6.4 * len(row.label) for row in rows))
-    height = TOP + 26 * len(rows) + BOTTOM
-    values = np.array([value for row in rows for value in (row.value, row.low, row.high, *row.points)])
-    plane = _Plane((values.min(), values.max()), (0.0, 1.0), xlabel, "", width, height)
-    # The vertical axis counts rows and shows no numbers.
-    plane.parts = [part for part in plane.parts if 'class="grid"' not in part and 'text-anchor="end"' not in part]
-    for index, row in enumerate(rows):
-        y, colour = TOP + 26 * index + 13, COLOURS[index % len(COLOURS)]
-        ends = plane.to_x(row.low), plane.to_x(row.high)
-        plane.parts.append(
-            f'<line x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="6" '
-            'opacity="0.35"/>'
-        )
-        plane.parts += [_dot(plane.to_x(point), y, 2.2, colour, f"{point:.4g}") for point in row.points]
-        text = f"{row.label}: {row.value:.4g} ({row.low:.4g} to {row.high:.4g})"
-        plane.parts.append(_dot(plane.to_x(row.value), y, 5, colour, text))
-    names = "".join(
-        f'<text class="name" x="{labels_width - 8}" y="{TOP + 26 * i + 17}" text-anchor="end">'
-        f"{html.escape(row.label)}</text>"
-        for i, row in enumerate(rows)
-    )
-    names = f'<svg width="{labels_width}" height="{height}">{names}</svg>'
-    return f'<div class="row">{names}{plane.svg()}</div>'
+    for place, (label, row) in enumerate(rows.items()):
+        colour, _ = _look(place)
+        axis.plot([row.low, row.high], [place, place], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+        for point in row.points:
+            axis.plot([point], [place], "o", color=colour, markersize=3, gid=f"{TOOLTIP}{point:.4g}")
+        text = f"{TOOLTIP}{label}: {row.value:.4g} ({row.low:.4g} to {row.high:.4g})"
+        axis.plot([row.value], [place], "o", color=colour, markersize=7, gid=text)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    _finish(axis, xlabel, "")
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.grid(visible=False, axis="y")
 
 
-def legend(labels: Sequence[str], colours: Sequence[str] = ()) -> str:
-    """Colours and their names, under a chart."""
-    items = []
-    for index, label in enumerate(labels):
-        colour = colours[index] if colours else COLOURS[index % len(COLOURS)]
-        items.append(f'<span><i style="background:{colour}"></i>{html.escape(label)}</span>')
-    return f'<div class="legend">{"".join(items)}</div>'
+def draw_sweep(
+    axis: Axes, x: Sequence[float], lines: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: str
+) -> None:
+    """One line per label over the settings ``x``, evenly spaced; ``lines[label][i]`` are the seeds' values at x[i].
+
+    Points are means, bars their 95 % intervals, small dots the seeds.
+    """
+    for index, (label, values) in enumerate(lines.items()):
+        # Side by side, or bars of equal height would hide each other.
+        places = np.arange(len(x)) + 0.08 * (index - (len(lines) - 1) / 2)
+        filled = [(place, estimate_mean(seeds)) for place, seeds in zip(places, values, strict=True) if len(seeds)]
+        if not filled:
+            continue
+        colour, style = _look(index)
+        means = [one.value for _, one in filled]
+        bars = np.array([(max(one.value - one.low, 0), max(one.high - one.value, 0)) for _, one in filled]).T
+        look: dict[str, Any] = {"color": colour, "linestyle": style, "marker": MARKERS[index % len(MARKERS)]}
+        axis.errorbar([place for place, _ in filled], means, bars, label=label, capsize=3, markersize=5, **look)
+        for place, one in filled:
+            axis.plot(np.full(len(one.points), place), one.points, ".", color=colour, alpha=0.35, markersize=4)
+    _finish(axis, xlabel, ylabel)
+    axis.set_xticks(range(len(x)), [f"{value:g}" for value in x])
 
 
-def _dot(x: float, y: float, radius: float, colour: str, title: str) -> str:
-    return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"><title>{html.escape(title)}</title></circle>'
-    )
+def svg(draw: Panel, width: float = 4.9, height: float = 3.0) -> str:
+    """Markup of a chart of so many inches, to stand inside a page; empty text if it shows nothing."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height))
+        axis = figure.subplots()
+        draw(axis)
+        if not axis.has_data():
+            return ""
+        file = io.StringIO()
+        figure.savefig(file, format="svg", bbox_inches="tight", transparent=True, metadata=METADATA)
+    name = html.escape(" over ".join(filter(None, (axis.get_ylabel(), axis.get_xlabel()))))
+    _, _, rest = file.getvalue().partition("<svg ")
+    markup = f'<svg role="img" aria-label="{name}" {rest}'
+    # Groups need no id: only what is referred to keeps one.
+    ids = re.compile(rf"""<g id=(["'])({TOOLTIP})?(.*?)\1>""")
+    return ids.sub(lambda found: f"<g><title>{found[3]}</title>" if found[2] else "<g>", markup)
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
-    """A range that is not empty."""
-    margin = 0.03 * (high - low) if high > low else max(abs(low) * 0.05, 0.5)
-    return (low - margin, high + margin) if (low, high) != (0.0, 1.0) else (low, high)
+def number_charts(page: str) -> str:
+    """``page`` with the number of its chart in every id and every reference to one, so that charts do not mix."""
+    pieces = re.split(r"(?=<svg )", page)
+    places = re.compile(r'(<[^<>]* (?:id="|xlink:href="#)|<[^<>]*url\(#)')
+    return pieces[0] + "".join(places.sub(rf"\g<1>c{n}-", piece) for n, piece in enumerate(pieces[1:]))
 
 
-def _ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers within a range."""
-    raw = (high - low) / about
-    magnitude = 10 ** math.floor(math.log10(raw))
-    step = magnitude * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [step * n for n in range(first, math.floor(high / step + 1e-9) + 1)]
+def save_panels(path: Path, title: str, panels: Sequence[Panel], width: float = 10.0, height: float = 3.9) -> None:
+    """Draw each panel on axes of its own, side by side, and write the figure as PNG, about as wide as a README."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            panel(axis)
+        figure.suptitle(title)
+        figure.savefig(path, dpi=110)
 
 
-def _number(value: float) -> str:
+def _look(index: int) -> tuple[str, str]:
+    """Colour and line style of the curve at this place: the first 32 differ, neighbours in both."""
+    return COLOURS[index % len(COLOURS)], LINE_STYLES[(index + index // len(COLOURS)) % len(LINE_STYLES)]
+
+
+def _finish(axis: Axes, xlabel: str, ylabel: str) -> None:
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    axis.xaxis.set_major_formatter(FuncFormatter(_number))
+    axis.yaxis.set_major_formatter(FuncFormatter(_number))
+    _, labels = axis.get_legend_handles_labels()
+    if len(labels) > 1:
+        columns = 2 if max(map(len, labels)) <= 30 else 1
+        axis.legend(loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False, ncols=columns)
+
+
+def _number(value: float, _: object = None) -> str:
     for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
             return f"{round(value / unit, 6):g}{suffix}"

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from actors.environments.atari.scores import RANDOM_AND_HUMAN_SCORES
-from cluster.commands.report.aggregate import STATISTICS, Estimate, estimate
-from cluster.commands.report.charts import Interval, Line, interval_chart, line_chart, stacked_chart
+from cluster.commands.report.aggregate import STATISTICS, estimate
+from cluster.commands.report.charts import MINUTES, draw_curves, draw_intervals, draw_shares, number_charts, svg
 from cluster.commands.report.runs import OLD_MARK, Group, Run
-from cluster.commands.report.statistics import GRID_POINTS, bootstrap_interval, on_common_grid, thin
+from cluster.commands.report.statistics import Estimate, estimate_mean
 from cluster.run.errors import counted
 from cluster.telemetry.console import format_count
-from cluster.telemetry.metrics import MetricSeries
 from cluster.telemetry.score import SCORE_TAG
 
 STYLE = """
@@ -26,14 +25,9 @@ h3 { margin: 1.6rem 0 .3rem; } p.note { color: #666; margin: .2rem 0 .8rem; max-
 table { border-collapse: collapse; margin: .6rem 0; font-size: 13.5px; } th { text-align: left; font-weight: 600; }
 th, td { padding: .22rem .7rem .22rem 0; border-bottom: 1px solid #eee; } td.n, th.n { text-align: right; }
 .charts { display: flex; flex-wrap: wrap; gap: 1.2rem 2rem; } figure { margin: 0; }
-figcaption { font-weight: 600; font-size: 14px; } .row { display: flex; }
-.legend { font-size: 12.5px; max-width: 470px; } .legend span { margin-right: 1rem; white-space: nowrap; }
-.legend i { display: inline-block; width: 14px; height: 10px; margin-right: 5px; }
-svg .grid { stroke: #e4e4e4; } svg .tick { font-size: 11px; fill: #555; } svg .label { font-size: 12px; fill: #333; }
-svg .name { font-size: 12.5px; fill: #222; } svg .reference { stroke: #999; stroke-dasharray: 3 3; }
+figcaption { font-weight: 600; font-size: 14px; } svg { max-width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
 """
-FRAMES = "environment frames"
 
 
 def page(runs: Sequence[Run], groups: Sequence[Group], settings: Sequence[dict[str, Any]]) -> str:
@@ -53,7 +47,7 @@ def page(runs: Sequence[Run], groups: Sequence[Group], settings: Sequence[dict[s
         _throughput(groups),
         _runs(runs),
     ]
-    body = "\n".join(section for section in sections if section)
+    body = number_charts("\n".join(section for section in sections if section))
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Agent57 report</title>'
     return f"<!DOCTYPE html>\n<html lang=en><head>{head}<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
 
@@ -83,11 +77,10 @@ def _aggregate(groups: Sequence[Group]) -> str:
             by_setting.setdefault(one.label, []).append(scores)
     if not by_setting:
         return ""
-    rows, intervals = [], []
+    rows, intervals = [], {}
     for label, games in by_setting.items():
         found = {name: estimate(games, statistic) for name, statistic in STATISTICS.items()}
-        iqm = found["IQM"]
-        intervals.append(Interval(label, iqm.value, iqm.low, iqm.high, [float(games.mean()) for games in games]))
+        intervals[label] = found["IQM"]
         above = sum(scores.mean() >= 1 for scores in games)
         cells = [label, str(len(games)), str(sum(map(len, games))), *(_estimate(one) for one in found.values())]
         rows.append([*cells, f"{above} of {len(games)}"])
@@ -98,8 +91,12 @@ def _aggregate(groups: Sequence[Group]) -> str:
         "middle half of all runs of all games (Agarwal et al. 2021); intervals draw seeds anew within each game. With "
         "one run per game there is nothing to draw from, and no interval.</p>"
         + _table(header, rows)
-        + interval_chart(intervals, "interquartile mean of human-normalised scores; small dots: games")
+        + _intervals(intervals, "interquartile mean of human-normalised scores; small dots: games")
     )
+
+
+def _intervals(rows: Mapping[str, Estimate], xlabel: str) -> str:
+    return svg(lambda axis: draw_intervals(axis, rows, xlabel), 4.8, 0.5 + 0.25 * len(rows))
 
 
 def _old_scores(runs: Sequence[Run]) -> str:
@@ -116,25 +113,22 @@ def _estimate(one: Estimate) -> str:
 
 
 def _final_scores(groups: Sequence[Group]) -> str:
-    rows, intervals = [], []
+    rows, intervals = [], {}
     several = len({one.env for one in groups}) > 1
     for one in groups:
         scores = one.scores
         normalised = [run.human_normalised for run in one.runs if math.isfinite(run.human_normalised)]
         cells = [one.env, one.label, str(len(one.runs))]
         if len(scores):
-            low, high = (float(end) for end in bootstrap_interval(scores))
-            mean = float(scores.mean())
-            name = f"{one.env.split('/')[-1].split(':')[-1]}: {one.label}" if several else one.label
-            intervals.append((one.env, Interval(name, mean, low, high, scores.tolist())))
-            spread = f" ({low:,.4g} to {high:,.4g})" if len(scores) > 1 else ""
-            cells.append(f"{mean:,.4g}{spread}{one.mark}")
+            mean = intervals[one.label] = estimate_mean(scores)
+            spread = f" ({mean.low:,.4g} to {mean.high:,.4g})" if len(scores) > 1 else ""
+            cells.append(f"{mean.value:,.4g}{spread}{one.mark}")
         else:
             cells.append("no evaluation yet")
         rows.append([*cells, f"{np.mean(normalised):.1%}" if normalised else ""])
     header = ["environment", "setting", "runs", "score", "human-normalised"]
     # Returns of different games share no axis.
-    chart = interval_chart([interval for _, interval in intervals], "score") if intervals and not several else ""
+    chart = _intervals(intervals, "score") if intervals and not several else ""
     return "<h2>Final scores</h2>" + _table(header, rows) + chart
 
 
@@ -148,8 +142,10 @@ def _environment(env: str, groups: Sequence[Group]) -> str:
         random, human = RANDOM_AND_HUMAN_SCORES[game]
         references = [(random, "random"), (human, "human")]
     charts = [
-        _figure("Greedy return (the score)", _curves(groups, SCORE_TAG, "return", references)),
-        _figure("Greedy return against time", _curves(groups, SCORE_TAG, "return", references, by_minutes=True)),
+        _figure("Greedy return (the score)", _curves(groups, SCORE_TAG, "return", references=references)),
+        _figure(
+            "Greedy return against time", _curves(groups, SCORE_TAG, "return", references=references, xlabel=MINUTES)
+        ),
         _figure("Training return, all policies and epsilons", _curves(groups, "return/all", "return")),
         _figure("Intrinsic reward per step", _curves(groups, "intrinsic/reward", "r^i")),
     ]
@@ -162,66 +158,19 @@ def _environment(env: str, groups: Sequence[Group]) -> str:
     )
 
 
-def _curves(
-    groups: Sequence[Group],
-    tag: str,
-    ylabel: str,
-    references: Sequence[tuple[float, str]] = (),
-    by_minutes: bool = False,
-) -> str:
-    lines = []
+def _curves(groups: Sequence[Group], tag: str, ylabel: str, **options: Any) -> str:
+    curves = {}
     for one in groups:
         series = one.series(tag)
-        scale = 1.0
-        if by_minutes:
-            series, scale = _by_time(series)
-        x, values = on_common_grid(series)
-        if not x.size:
-            continue
-        label = one.label + (f" ({len(series)} runs)" if len(series) > 1 else "")
-        low = high = None
-        faint = []
-        if len(series) > 1:
-            low, high = bootstrap_interval(values, resamples=2000)
-            faint = [(part.env_frames / scale, part.values) for part in (thin(run, GRID_POINTS) for run in series)]
-        lines.append(Line(label, x / scale, values.mean(0), low, high, faint))
-    # A flat reference far away would squash the curves.
-    return line_chart(lines, "minutes" if by_minutes else FRAMES, ylabel, _near(references, lines))
-
-
-def _by_time(series: Sequence[MetricSeries]) -> tuple[list[MetricSeries], float]:
-    """(the series with wall time in the place of frames, how many of its units make a minute)."""
-    milliseconds = 60_000.0
-    return [
-        MetricSeries(np.rint(run.minutes * milliseconds).astype(np.int64), run.minutes, run.values) for run in series
-    ], milliseconds
-
-
-def _near(references: Sequence[tuple[float, str]], lines: Iterable[Line]) -> list[tuple[float, str]]:
-    """The references that lie within, or not far outside, what the curves reach."""
-    heights = np.concatenate([np.zeros(0), *(line.y[np.isfinite(line.y)] for line in lines)])
-    if not heights.size:
-        return []
-    low, high = float(heights.min()), float(heights.max())
-    room = max(1.5 * (high - low), 0.15 * max(abs(low), abs(high)))
-    return [(value, name) for value, name in references if low - room <= value <= high + room]
+        curves[one.label + (f" ({len(series)} runs)" if len(series) > 1 else "")] = series
+    return svg(lambda axis: draw_curves(axis, curves, ylabel, **options))
 
 
 def _arm_usage(one: Group) -> str:
     per_run = [arms for run in one.runs if len(arms := run.arms()) > 1]
-    if not per_run:
-        return ""
-    labels = list(per_run[0])
-    grid, _ = on_common_grid([series for arms in per_run for series in arms.values()])
-    if not grid.size:
-        return ""
-    shares = np.array(
-        [
-            np.mean([np.interp(grid, arms[label].env_frames, arms[label].values) for arms in per_run], 0)
-            for label in labels
-        ]
-    )
-    return stacked_chart(labels, grid, shares, FRAMES)
+    labels = per_run[0] if per_run else {}
+    shares = {label: [arms[label] for arms in per_run if label in arms] for label in labels}
+    return svg(lambda axis: draw_shares(axis, shares, "share of pulls"))
 
 
 # Speed and bookkeeping
@@ -243,7 +192,8 @@ def _throughput(groups: Sequence[Group]) -> str:
             cells.append(format(float(np.mean(values)), form) if values else "")
         rows.append(cells)
     header = ["environment", "setting", "frames / s", "updates / s", "replay ratio", "s / update", "s waiting", "lag"]
-    chart = _curves_of_all(groups, "rate/env_frames_per_second", "frames / s")
+    curves = {f"{one.env.split('/')[-1]}: {one.label}": one.series("rate/env_frames_per_second") for one in groups}
+    chart = svg(lambda axis: draw_curves(axis, curves, "frames / s", MINUTES), 6.7) if len(curves) <= 12 else ""
     return (
         "<h2>Throughput</h2>"
         '<p class="note">Means over the later half of each run. The learner waits for batches, per update; the policy '
@@ -251,16 +201,6 @@ def _throughput(groups: Sequence[Group]) -> str:
         + _table(header, rows)
         + f'<div class="charts">{_figure("Environment frames per second", chart)}</div>'
     )
-
-
-def _curves_of_all(groups: Sequence[Group], tag: str, ylabel: str) -> str:
-    lines = []
-    for one in groups:
-        series, scale = _by_time(one.series(tag))
-        x, values = on_common_grid(series)
-        if x.size:
-            lines.append(Line(f"{one.env.split('/')[-1]}: {one.label}", x / scale, values.mean(0)))
-    return line_chart(lines, "minutes", ylabel, width=640) if len(lines) <= 12 else ""
 
 
 def _runs(runs: Sequence[Run]) -> str:

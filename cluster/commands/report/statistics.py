@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,16 @@ from cluster.telemetry.metrics import MetricSeries
 GRID_POINTS = 60
 
 Statistic = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic, the interval that holds the central 95 % of its bootstrap, and the values that it came from."""
+
+    value: float
+    low: float
+    high: float
+    points: Sequence[float] = ()
 
 
 def interquartile_mean(values: np.ndarray, axis: int = 0) -> Any:
@@ -45,6 +56,12 @@ def bootstrap_interval(
     # An outcome of the resampling, never something between two of them.
     low, high = np.quantile(statistic(drawn, axis=1), [tail, 1 - tail], axis=0, method="inverted_cdf")
     return low, high
+
+
+def estimate_mean(values: Sequence[float] | np.ndarray) -> Estimate:
+    """The mean of some seeds' values; one seed has equal ends."""
+    low, high = bootstrap_interval(np.asarray(values))
+    return Estimate(float(np.mean(values)), float(low), float(high), list(values))
 
 
 def final_value(series: MetricSeries, share: float = 0.2) -> float:
