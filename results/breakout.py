@@ -8,17 +8,11 @@ The whole agent has all cores for 60 minutes, through Ray, with preset ``laptop`
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from functools import partial
 
 from results import pong
 from results.command import run_as_command
-from results.experiment import Outcome, Variant
-
-
-def draw(outcome: Outcome, folder: Path) -> None:
-    """curves.png, as of Pong; by frames the training returns, because four greedy games say little."""
-    pong.draw_game(outcome, folder, "Breakout", "return_per_epsilon/low", "return of the lanes with small epsilon")
-
+from results.experiment import Variant
 
 EXPERIMENT = dataclasses.replace(
     pong.EXPERIMENT,
@@ -26,7 +20,13 @@ EXPERIMENT = dataclasses.replace(
     title="Breakout from pixels: the whole agent, with Pong's preset",
     env="ALE/Breakout-v5",
     variants=(Variant(pong.WHOLE, ("--max-minutes", "60")),),
-    draw=draw,
+    # By frames the training returns, because four greedy games say little.
+    draw=partial(
+        pong.draw_game,
+        game="Breakout",
+        tag="return_per_epsilon/low",
+        label="return of the lanes with small epsilon",
+    ),
     seeds=1,
 )
 

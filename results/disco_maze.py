@@ -17,12 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
-from actors.environments.contract import environment_spec
-from actors.evaluator import Evaluator
-from agent57.networks import Agent57Networks, flatten_weights
+from cluster.commands.evaluation import make_evaluator
 from cluster.commands.report.charts import COLOURS, draw_curves, save_panels
-from cluster.run.checkpoint import Checkpoints, load_tree
-from cluster.run.config import load_config
+from cluster.commands.saved_agent import load_agent
 from cluster.telemetry.metrics import MetricSeries
 from results.command import run_as_command
 from results.experiment import SMALL_NETWORKS, Experiment, Outcome, Run, Variant, length
@@ -108,15 +105,9 @@ def draw_path(axis: Axes, run: Run) -> None:
 
 def play_episode(run_dir: Path, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(walls bool [S, S], cells visited int [steps + 1, 2]) of one episode with the run's newest checkpoint."""
-    config = load_config(run_dir / "config.json")
-    spec = environment_spec(config.env, config.environment)
-    state = load_tree(Checkpoints(run_dir, 1).latest_or_error(print), "learner")
-    networks = Agent57Networks(spec, config.family.num_policies, config.network)
-    networks.load_state_dict(state["networks"])
-    evaluator = Evaluator(config.env, config.agent, config.evaluation, config.environment, seed, num_lanes=1)
-    evaluator.set_weights(state["updates"], flatten_weights(networks))
-    policy = config.evaluation.policy_index
-    assert policy is not None
+    agent = load_agent(run_dir, print)
+    evaluator = make_evaluator(agent, seed, num_lanes=1)
+    policy = agent.policy(None)
     images = []
     while True:
         step = evaluator.lanes.step(lambda _: policy)

@@ -10,9 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cluster.telemetry.metrics import MetricSeries
+from cluster.telemetry.metrics import series_by_tag
 from cluster.telemetry.score import RULE
 from results.experiment import Earlier, Experiment, Metrics, RunKey, run_name, training_arguments
 
@@ -59,9 +57,9 @@ def _made_and_judged_alike(experiment: Experiment, record: dict[str, Any]) -> li
 
 
 def _read_curves(path: Path) -> dict[RunKey, Metrics]:
-    rows: dict[RunKey, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    rows: dict[RunKey, list[tuple[str, int, float, float]]] = defaultdict(list)
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            point = [float(row[column]) for column in ("env_frames", "minutes", "value")]
-            rows[row["variant"], int(row["seed"])][row["tag"]].append(point)
-    return {key: {tag: MetricSeries(*np.array(points).T) for tag, points in tags.items()} for key, tags in rows.items()}
+            point = row["tag"], int(row["env_frames"]), float(row["minutes"]), float(row["value"])
+            rows[row["variant"], int(row["seed"])].append(point)
+    return {key: series_by_tag(points) for key, points in rows.items()}

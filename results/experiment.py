@@ -10,17 +10,14 @@ import argparse
 import csv
 import json
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cluster.commands.report.charts import FRAMES, Panel, draw_curves, draw_shares
 from cluster.commands.report.statistics import final_value, thin
-from cluster.telemetry.metrics import MetricSeries, read_metrics
+from cluster.telemetry.metrics import MetricSeries, read_metrics, series_by_tag
 
 RunKey = tuple[str, int]
 """A run by the name of its variant and its seed."""
@@ -176,11 +173,9 @@ def read_run(folder: Path) -> Metrics:
     """Every metric of a run; "env_frames" stand for what an example counts."""
     if not (folder / EXAMPLE_CURVES).exists():
         return read_metrics(folder)
-    points: dict[str, list[list[float]]] = defaultdict(list)
     with (folder / EXAMPLE_CURVES).open(newline="") as file:
-        for row in csv.DictReader(file):
-            points[row["tag"]].append([float(row["step"]), 0.0, float(row["value"])])
-    return {tag: MetricSeries(*np.array(rows).T) for tag, rows in points.items()}
+        rows = csv.DictReader(file)
+        return series_by_tag((row["tag"], int(row["step"]), 0.0, float(row["value"])) for row in rows)
 
 
 def plan(experiment: Experiment, options: argparse.Namespace, root: Path, folder: Path) -> list[Run]:

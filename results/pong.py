@@ -9,6 +9,7 @@ whole agent back is asked by ``results/pong_ablation.py``, at equal frames.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from cluster.commands.report.charts import MINUTES, save_panels
@@ -22,10 +23,6 @@ EXTRINSIC_ALONE = (
     *("--intrinsic.novelty", "none", "--network.kind", "single"),
 )
 VARIANTS = (Variant(WHOLE, ("--max-minutes", "60")), Variant(ONE_POLICY, (*EXTRINSIC_ALONE, "--max-minutes", "25")))
-
-
-def draw(outcome: Outcome, folder: Path) -> None:
-    draw_game(outcome, folder, "Pong")
 
 
 def draw_game(
@@ -53,7 +50,7 @@ EXPERIMENT = Experiment(
         *("rate/env_frames_per_second", "rate/updates_per_second", "learner/embedding_accuracy", "learner/rnd_error"),
         *(f"bandit_share/{arm:02d}" for arm in range(NUM_POLICIES)),
     ),
-    draw=draw,
+    draw=partial(draw_game, game="Pong"),
     preset="laptop",
     whole_machine=True,
 )

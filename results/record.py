@@ -17,6 +17,7 @@ import numpy as np
 
 from cluster.commands.report.statistics import bootstrap_interval, interquartile_mean, thin
 from cluster.plan.machine import usable_cores
+from cluster.run.config import flat
 from cluster.telemetry.score import RULE
 from replay.whole_files import write_whole
 from results.experiment import MAX_POINTS, Outcome
@@ -81,7 +82,7 @@ def _configs(outcome: Outcome) -> dict[str, Any]:
             if run.variant.script == "launch.py":
                 # The folder and the seed say nothing about the variant.
                 config = json.loads((run.folder / "config.json").read_text()) | {"run_dir": "", "seed": 0}
-            configs[run.variant.name] = _flat(config)
+            configs[run.variant.name] = flat(config)
     found = outcome.earlier.configs | configs
     configs = {variant.name: found[variant.name] for variant in outcome.experiment.variants if variant.name in found}
     first = next(iter(configs.values()))
@@ -89,13 +90,6 @@ def _configs(outcome: Outcome) -> dict[str, Any]:
     common = [key for key in first if all(key in other and other[key] == first[key] for other in configs.values())]
     rest = {name: {k: v for k, v in config.items() if k not in common} for name, config in configs.items()}
     return {"common": {key: first[key] for key in common}, "variants": rest}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def write_run_record(outcome: Outcome, path: Path, command: str, minutes: float) -> None:

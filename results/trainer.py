@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.commands.side_by_side import Ended, log_of, make_runs
-from cluster.telemetry.metrics import read_metrics
+from cluster.telemetry.metrics import reached, read_metrics
 from results.experiment import EXAMPLE_CURVES, FINISHED, Experiment, Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,11 +65,9 @@ def _reached_its_end(run_dir: Path) -> bool:
         return True
     try:
         config = json.loads((run_dir / "config.json").read_text())
-        logged = read_metrics(run_dir).values()
+        frames, minutes = reached(read_metrics(run_dir))
     except FileNotFoundError:
         return False
-    frames = max((int(series.env_frames[-1]) for series in logged), default=0)
-    minutes = max((float(series.minutes[-1]) for series in logged), default=0.0)
     if config.get("max_minutes") and minutes >= config["max_minutes"] - config["log_seconds"] / 60:
         return True
     return bool(config["max_env_frames"]) and frames >= config["max_env_frames"]

@@ -11,7 +11,6 @@ import io
 import json
 from argparse import Namespace
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def run(arguments: list[str]) -> int:
     summary = summarise(agent, arm, episodes, options.seed)
     _print(console, agent, summary, options)
     if options.json:
-        write_whole(options.json, json.dumps(summary.as_dict(), indent=2) + "\n")
+        write_whole(options.json, json.dumps(summary, indent=2) + "\n")
     if options.csv:
         _write_csv(options.csv, episodes)
     return 0
@@ -169,88 +168,57 @@ def _frames_per_second(agent: SavedAgent) -> float:
     return EMULATOR_HERTZ / agent.config.environment.frame_skip
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Returns of the episodes played, undiscounted and unclipped, and how they were played."""
-
-    env: str
-    checkpoint: str
-    env_frames: int
-    learner_updates: int
-    policy_index: int
-    num_policies: int
-    beta: float
-    gamma: float
-    epsilon: float
-    seed: int
-    returns: list[float]
-    lengths: list[int]
-    cut_episodes: int
-    human_normalised: float | None
-    human_normalised_capped: float | None
-
-    @property
-    def score(self) -> Score:
-        return Score(self.returns)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, for a JSON file."""
-        statistics = {
-            "episodes": len(self.returns),
-            "mean": self.score.mean,
-            "standard_error": self.score.standard_error if self.score.episodes > 1 else None,
-            "median": float(np.median(self.returns)),
-            "min": min(self.returns),
-            "max": max(self.returns),
-        }
-        return statistics | vars(self)
-
-
-def summarise(agent: SavedAgent, arm: int, episodes: list[Episode], seed: int) -> Scores:
-    """The scores of ``episodes``, all played with policy ``arm``."""
+def summarise(agent: SavedAgent, arm: int, episodes: list[Episode], seed: int) -> dict[str, Any]:
+    """Undiscounted, unclipped returns of ``episodes``, all played with policy ``arm``, and how they were played."""
     config = agent.config
     family = PolicyFamily.of(config.family)
-    returns = [episode.extrinsic_return for episode in episodes]
-    game, mean = game_of(config.env), float(np.mean(returns))
-    return Scores(
-        env=config.env,
-        checkpoint=str(agent.checkpoint),
-        env_frames=agent.env_frames,
-        learner_updates=agent.updates,
-        policy_index=arm,
-        num_policies=config.family.num_policies,
-        beta=float(family.betas[arm]),
-        gamma=float(family.discounts[arm]),
-        epsilon=config.evaluation.epsilon,
-        seed=seed,
-        returns=returns,
-        lengths=[episode.length for episode in episodes],
-        cut_episodes=sum(episode.cut for episode in episodes),
-        human_normalised=None if game is None else human_normalised_score(game, mean),
-        human_normalised_capped=None if game is None else capped_human_normalised_score(game, mean),
-    )
+    score = Score([episode.extrinsic_return for episode in episodes])
+    game = game_of(config.env)
+    return {
+        "episodes": score.episodes,
+        "mean": score.mean,
+        "standard_error": score.standard_error if score.episodes > 1 else None,
+        "median": float(np.median(score.returns)),
+        "min": min(score.returns),
+        "max": max(score.returns),
+        "env": config.env,
+        "checkpoint": str(agent.checkpoint),
+        "env_frames": agent.env_frames,
+        "learner_updates": agent.updates,
+        "policy_index": arm,
+        "num_policies": config.family.num_policies,
+        "beta": float(family.betas[arm]),
+        "gamma": float(family.discounts[arm]),
+        "epsilon": config.evaluation.epsilon,
+        "seed": seed,
+        "returns": score.returns,
+        "lengths": [episode.length for episode in episodes],
+        "cut_episodes": sum(episode.cut for episode in episodes),
+        "human_normalised": None if game is None else human_normalised_score(game, score.mean),
+        "human_normalised_capped": None if game is None else capped_human_normalised_score(game, score.mean),
+    }
 
 
-def _print(console: Console, agent: SavedAgent, scores: Scores, options: Namespace) -> None:
-    greedy = " (the greedy arm)" if scores.policy_index == agent.greedy_arm else ""
-    returns = np.array(scores.returns)
+def _print(console: Console, agent: SavedAgent, summary: dict[str, Any], options: Namespace) -> None:
+    arm, score = summary["policy_index"], Score(summary["returns"])
+    greedy = " (the greedy arm)" if arm == agent.greedy_arm else ""
     rows = [
-        ("environment", scores.env),
-        ("checkpoint", f"{scores.checkpoint}: {scores.env_frames:,} frames, {scores.learner_updates:,} updates"),
-        ("policy", f"{scores.policy_index} of {scores.num_policies}{greedy}, chosen before these episodes"),
-        ("", f"beta {scores.beta:.4g}, gamma {scores.gamma:.5g}, epsilon {scores.epsilon:g}"),
-        ("episodes", f"{len(returns)}, mean length {np.mean(scores.lengths):,.0f} steps"),
-        ("mean return", scores.score.text(",.2f") + (" (standard error)" if len(returns) > 1 else "")),
-        ("median", f"{np.median(returns):,.2f}"),
-        ("range", f"{returns.min():,g} to {returns.max():,g}"),
+        ("environment", summary["env"]),
+        ("checkpoint", f"{agent.checkpoint}: {agent.env_frames:,} frames, {agent.updates:,} updates"),
+        ("policy", f"{arm} of {summary['num_policies']}{greedy}, chosen before these episodes"),
+        ("", f"beta {summary['beta']:.4g}, gamma {summary['gamma']:.5g}, epsilon {summary['epsilon']:g}"),
+        ("episodes", f"{score.episodes}, mean length {np.mean(summary['lengths']):,.0f} steps"),
+        ("mean return", score.text(",.2f") + (" (standard error)" if score.episodes > 1 else "")),
+        ("median", f"{summary['median']:,.2f}"),
+        ("range", f"{summary['min']:,g} to {summary['max']:,g}"),
     ]
-    if scores.cut_episodes:
-        text = f"{scores.cut_episodes} after {EVALUATION_STEPS:,} steps: no limit is registered"
+    if summary["cut_episodes"]:
+        text = f"{summary['cut_episodes']} after {EVALUATION_STEPS:,} steps: no limit is registered"
         rows.append(("cut", f"{text}, environment.max-episode-steps sets one in training"))
-    if scores.human_normalised is not None:
-        text = f"{100 * scores.human_normalised:.1f} % (0 % random, 100 % human; table of Badia et al. 2020)"
+    if summary["human_normalised"] is not None:
+        text = f"{100 * summary['human_normalised']:.1f} % (0 % random, 100 % human; table of Badia et al. 2020)"
         rows.append(("human-normalised", text))
-        rows.append(("capped", f"{100 * (scores.human_normalised_capped or 0.0):.1f} %"))
+        rows.append(("capped", f"{100 * summary['human_normalised_capped']:.1f} %"))
     rows += [(flag, str(path)) for flag in ("video", "json", "csv") if (path := getattr(options, flag))]
     print_plan(rows, console, title="Evaluation")
 

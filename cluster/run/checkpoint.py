@@ -171,7 +171,7 @@ def _decode(value: Any, arrays: Any) -> Any:
 class Checkpoints:
     """The checkpoints of one run, ``run_dir/checkpoints/NNNNNNNNNNNN`` named by environment frames.
 
-    One process, which holds the run's lock, calls `mend`, `go_on_from` and `writing`; others may read meanwhile.
+    One process, which holds the run's lock, calls `mend`, `go_on_from`, `begin` and `seal`; others may read meanwhile.
     Each manifest names its run, and only what this run wrote is ever removed or replaced.
     """
 
@@ -207,17 +207,6 @@ class Checkpoints:
         run = read_json(checkpoint / MANIFEST).get("run")
         if isinstance(run, str) and re.fullmatch("[0-9a-f]{32}", run):
             self._run = run
-
-    @contextmanager
-    def writing(self, env_frames: int) -> Iterator[Path]:
-        """A temporary directory to fill, which becomes the checkpoint at a clean exit, and is removed at any other."""
-        temporary = self.begin(env_frames)
-        try:
-            yield temporary
-            self.seal(temporary, env_frames)
-        except BaseException:
-            self.abandon(temporary)
-            raise
 
     def begin(self, env_frames: int) -> Path:
         """A temporary directory to fill, by this or other processes, and then to `seal` or to `abandon`."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from actors.config import ActorConfig, EvaluationConfig
 from actors.environments.config import EnvironmentConfig
@@ -159,3 +160,16 @@ def load_config(path: Path) -> TrainConfig:
         raise UserError(f"{path} does not exist: is {path.parent} the folder of a run?") from None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read as the config of a run: {error}") from None
+
+
+def flat_fields(config: TrainConfig) -> dict[str, Any]:
+    """{"learner.batch_size": 64, ...} of every field, nested ones too."""
+    return flat(dataclasses.asdict(config))
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings, such as a config.json's, by names such as "learner.batch_size"."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return leaves

@@ -5,10 +5,7 @@ Lanes, workers, shards, learners, rates, limits and periods may. Asked by ``laun
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
-from cluster.run.config import TrainConfig
+from cluster.run.config import TrainConfig, flat_fields
 from cluster.run.errors import UserError
 
 FIXED = (
@@ -22,7 +19,7 @@ FREE = ("environment.noop_max", "environment.max_frames", "environment.max_episo
 
 def refuse_other_agent(saved: TrainConfig, config: TrainConfig) -> None:
     """UserError if ``config`` asks for what a checkpoint made with ``saved`` cannot follow."""
-    before, after = (_leaves(dataclasses.asdict(whole)) for whole in (saved, config))
+    before, after = flat_fields(saved), flat_fields(config)
     for name in before:
         fixed = any(name == path or name.startswith(f"{path}.") for path in FIXED) and name not in FREE
         if fixed and before[name] != after[name]:
@@ -30,10 +27,3 @@ def refuse_other_agent(saved: TrainConfig, config: TrainConfig) -> None:
                 f"--{name.replace('_', '-')} cannot change over a resume (the run has {before[name]}, asked for is "
                 f"{after[name]}): start a new run for that."
             )
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found

@@ -121,9 +121,6 @@ class MetricLog:
         lost, self._lost = self._lost, 0
         return lost, self._trouble
 
-    def flush(self) -> None:
-        """Nothing is left to do: every piece is handed to the operating system at once."""
-
     def close(self) -> None:
         """Release both files; the log cannot be used afterwards."""
         self._events.close()
@@ -155,16 +152,30 @@ class MetricSeries(NamedTuple):
 
 def read_metrics(run_dir: Path) -> dict[str, MetricSeries]:
     """Every scalar of a run by tag, from its ``metrics.jsonl``; FileNotFoundError if it has none."""
-    points: dict[str, list[tuple[float, float, float]]] = {}
-    for row in _read_rows(Path(run_dir) / METRICS_FILE):
-        frames, minutes = row.pop(ENV_FRAMES), row.pop(MINUTES)
-        for tag, value in row.items():
-            points.setdefault(tag, []).append((frames, minutes, value))
+    return series_by_tag(
+        (tag, row[ENV_FRAMES], row[MINUTES], value)
+        for row in _read_rows(Path(run_dir) / METRICS_FILE)
+        for tag, value in row.items()
+        if tag not in (ENV_FRAMES, MINUTES)
+    )
+
+
+def series_by_tag(points: Iterable[tuple[str, float, float, float]]) -> dict[str, MetricSeries]:
+    """The series of each tag, from (tag, env_frames, minutes, value)."""
+    found: dict[str, list[tuple[float, ...]]] = {}
+    for tag, *point in points:
+        found.setdefault(tag, []).append(tuple(point))
     series = {}
-    for tag, rows in points.items():
+    for tag, rows in found.items():
         frames, minutes, values = zip(*rows, strict=True)
         series[tag] = MetricSeries(np.array(frames, np.int64), np.array(minutes), np.array(values))
     return series
+
+
+def reached(metrics: Mapping[str, MetricSeries]) -> tuple[int, float]:
+    """(env_frames, minutes) of the newest values; zeros without any."""
+    frames = max((int(series.env_frames[-1]) for series in metrics.values()), default=0)
+    return frames, max((float(series.minutes[-1]) for series in metrics.values()), default=0.0)
 
 
 def _read_rows(path: Path) -> Iterator[dict[str, Any]]:

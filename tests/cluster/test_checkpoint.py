@@ -7,6 +7,8 @@ import json
 import math
 import os
 from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +180,20 @@ def test_unreadable_tree_is_one_clear_sentence(damage: str, tmp_path: Path) -> N
     assert "\n" not in str(raised.value)
 
 
+@contextmanager
+def writing(checkpoints: Checkpoints, env_frames: int) -> Iterator[Path]:
+    """A folder to fill, sealed at a clean exit and abandoned at any other."""
+    temporary = checkpoints.begin(env_frames)
+    try:
+        yield temporary
+        checkpoints.seal(temporary, env_frames)
+    except BaseException:
+        checkpoints.abandon(temporary)
+        raise
+
+
 def write(checkpoints: Checkpoints, env_frames: int, content: bytes = b"weights") -> None:
-    with checkpoints.writing(env_frames) as directory:
+    with writing(checkpoints, env_frames) as directory:
         (directory / "learner.bin").write_bytes(content * 1000)
         (directory / "replay").mkdir()
         (directory / "replay" / "shard-0.bin").write_bytes(content)
@@ -248,7 +262,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoints_and_nothing_else(
     write(checkpoints, 1000)
 
     def crash() -> None:
-        with checkpoints.writing(2000) as directory:
+        with writing(checkpoints, 2000) as directory:
             (directory / "learner.bin").write_bytes(b"half")
             raise error
 

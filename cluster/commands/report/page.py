@@ -16,6 +16,7 @@ from cluster.commands.report.runs import OLD_MARK, Group, Run
 from cluster.commands.report.statistics import Estimate, estimate_mean
 from cluster.run.errors import counted
 from cluster.telemetry.console import format_count
+from cluster.telemetry.metrics import reached
 from cluster.telemetry.score import SCORE_TAG
 
 STYLE = """
@@ -206,14 +207,15 @@ def _throughput(groups: Sequence[Group]) -> str:
 def _runs(runs: Sequence[Run]) -> str:
     rows = []
     for run in runs:
+        frames, minutes = reached(run.metrics)
         broken = [run.last("health/restarts"), run.last("health/lost_sequences"), run.last("learner/bad_updates")]
         rows.append(
             [
                 str(run.folder),
                 run.config.env,
                 str(run.config.seed),
-                format_count(run.env_frames),
-                f"{run.minutes:,.1f}",
+                format_count(frames),
+                f"{minutes:,.1f}",
                 format_count(run.last("rate/learner_updates")) if "rate/learner_updates" in run.metrics else "",
                 "" if math.isnan(run.score) else f"{run.score:,.4g}{run.mark}",
                 " / ".join("-" if math.isnan(value) else f"{value:.0f}" for value in broken),

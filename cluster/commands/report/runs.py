@@ -13,11 +13,10 @@ from actors.environments.atari.scores import game_of, human_normalised_score
 from agent57.family import PolicyFamily
 from cluster.commands.report.statistics import final_value
 from cluster.commands.saved_agent import versions_of
-from cluster.run.config import TrainConfig, load_config
+from cluster.run.config import TrainConfig, flat_fields, load_config
 from cluster.run.errors import UserError
 from cluster.telemetry.metrics import METRICS_FILE, MetricSeries, read_metrics
 from cluster.telemetry.score import EPISODES_TAG, SCORE_TAG
-from cluster.telemetry.tensorboard.layout import flat_fields
 
 NOT_SETTINGS = ("seed", "env", "run_dir", "max_minutes", "max_env_frames", "log_seconds", "serial")
 """Two runs that differ in these alone are two runs of the same thing."""
@@ -50,16 +49,6 @@ class Run:
             for name, value in flat_fields(self.config).items()
             if name not in NOT_SETTINGS and not name.startswith(NOT_SETTINGS_GROUPS)
         }
-
-    @property
-    def env_frames(self) -> int:
-        return max(
-            (int(series.env_frames[-1]) for series in self.metrics.values() if len(series.env_frames)), default=0
-        )
-
-    @property
-    def minutes(self) -> float:
-        return max((float(series.minutes[-1]) for series in self.metrics.values() if len(series.minutes)), default=0.0)
 
     @property
     def score(self) -> float:

@@ -1,7 +1,6 @@
 """Statistics over seeds: curves on a common grid, final values, interquartile means, bootstrap intervals.
 
 Seeds are the unit of repetition: an interval says how a mean would vary with other seeds, not with other episodes.
-Used by the report and by the experiments in results/.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ import numpy as np
 from cluster.telemetry.metrics import MetricSeries
 
 GRID_POINTS = 60
-
-Statistic = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def interquartile_mean(values: np.ndarray, axis: int = 0) -> Any:
 
 
 def bootstrap_interval(
-    values: np.ndarray, statistic: Statistic = np.mean, confidence: float = 0.95, resamples: int = 10_000
+    values: np.ndarray, statistic: Callable[..., Any] = np.mean, confidence: float = 0.95, resamples: int = 10_000
 ) -> tuple[Any, Any]:
     """(low, high): percentile bootstrap interval of ``statistic`` over axis 0 of ``values`` [seeds, ...].
 

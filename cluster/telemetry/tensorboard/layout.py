@@ -6,11 +6,10 @@ speed, did anything break. Written once per session by `telemetry.py`; docs/metr
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
-from cluster.run.config import TrainConfig
+from cluster.run.config import TrainConfig, flat_fields
 from cluster.run.presets import PRESETS
 
 Layout = dict[str, dict[str, tuple[str, ...]]]
@@ -104,18 +103,6 @@ def hyperparameters(config: TrainConfig) -> dict[str, bool | int | float | str]:
         for name, value in ours.items()
         if name in ("env", "seed") or name in _differing() or (name not in _NO_SETTING and value != paper[name])
     }
-
-
-def flat_fields(config: Any, prefix: str = "") -> dict[str, Any]:
-    """{"learner.batch_size": 64, ...} of a config of nested dataclasses."""
-    flat: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            flat |= flat_fields(value, f"{prefix}{field.name}.")
-        else:
-            flat[prefix + field.name] = value
-    return flat
 
 
 def _paper() -> dict[str, Any]:
