@@ -47,7 +47,8 @@ def draw_seeds(axis: Axes, outcome: Outcome, names: list[str]) -> None:
             means = [run.values[mask].mean() for mask in recent]
             axis.plot(run.env_frames, means, style, color=colour, label="" if number else name)
     axis.set(xlabel="episodes", ylabel=f"training return, mean of {WINDOW} episodes")
-    axis.legend(loc="lower right")
+    if axis.lines:
+        axis.legend(loc="lower right")
 
 
 def draw(outcome: Outcome, folder: Path) -> None:

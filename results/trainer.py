@@ -26,7 +26,7 @@ def train(experiment: Experiment, runs: Sequence[Run], jobs: int, root: Path) ->
     A signal stops the trainings under way, and then the whole command: SystemExit.
     """
     records: dict[str, dict[str, Any]] = {}
-    failed: list[str] = []
+    successes: list[bool] = []
 
     def begin(run: Run) -> Sequence[str]:
         # What an interrupted run or one with other flags left there cannot be continued; what is no run stays.
@@ -40,9 +40,10 @@ def train(experiment: Experiment, runs: Sequence[Run], jobs: int, root: Path) ->
     def ended(run: Run, how: Ended) -> None:
         success = how.exit_code == 0 and _reached_its_end(run.folder)
         state = "finished" if success else "stopped" if how.stopped else "FAILED"
-        print(f"{run.name}: {state} after {how.minutes:.1f} minutes", flush=True)
+        successes.append(success)
+        to_go = len(runs) - len(successes)
+        print(f"{run.name}: {state} after {how.minutes:.1f} minutes, {to_go} to go", flush=True)
         if not success:
-            failed.append(run.name)
             lines = [] if how.stopped else log_of(run.folder).read_text(errors="replace").splitlines()
             print("".join(f"    | {line}\n" for line in lines[-LOG_TAIL_LINES:]), end="", flush=True)
             return
@@ -56,7 +57,7 @@ def train(experiment: Experiment, runs: Sequence[Run], jobs: int, root: Path) ->
 
     if stopped := make_runs(runs, jobs, begin, ended, cwd=root, OMP_NUM_THREADS="1"):
         sys.exit(128 + stopped)
-    return len(failed)
+    return successes.count(False)
 
 
 def _reached_its_end(run_dir: Path) -> bool:

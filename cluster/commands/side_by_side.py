@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from cluster.runtime.stopping import STOP_SIGNALS
+
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.5
 
@@ -47,10 +49,10 @@ def make_runs(
 
     ``begin`` prepares a run and returns its command: a script of this repository and its arguments. Ctrl-C, SIGTERM or
     SIGHUP are passed on to the processes, which write their checkpoints, and nothing new starts: then the signal's
-    number is returned, else 0.
+    number is returned, else 0. One that is ignored (nohup) stays so.
     """
     waiting, playing, stops, passed_on = list(runs), dict[subprocess.Popen, tuple[One, float]](), list[int](), 0
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _: stops.append(number)) for number in numbers}
     try:
         while (waiting and not stops) or playing:
@@ -71,6 +73,9 @@ def make_runs(
                     minutes = (time.monotonic() - began) / 60
                     ended(one, Ended(process.returncode, minutes, core_minutes, bool(stops)))
     finally:
+        # Left only by an exception: nobody would hear of them.
+        for process in playing:
+            process.terminate()
         for number, handler in before.items():
             signal.signal(number, handler)
     return stops[0] if stops else 0

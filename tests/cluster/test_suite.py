@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 import launch
 from actors.environments.contract import atari_rom
 from cluster.commands import side_by_side
-from cluster.commands.suite import ATARI_5, ATARI_57, HARD, SUITES, Suite, env_id
+from cluster.commands.suite import ATARI_5, ATARI_57, HARD, SUITES, Suite, SuiteRun, env_id
 from cluster.run.errors import UserError
 
 # Stands for launch.py: notes how it was called, "trains" to 1000 frames, or fails for seed 1 the first time.
@@ -110,6 +112,31 @@ def test_runs_side_by_side_are_no_more_than_asked_for(root: Path, monkeypatch: p
     start(root, "--parallel", "3")
     assert len(at_once) == 4
     assert max(at_once) <= 3
+
+
+def test_a_signal_is_passed_on_and_nothing_new_starts(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first run sends SIGTERM to the suite and ends when it gets it back."""
+    lines = "import os, signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(143))\nos.kill(os.getppid(), 15)\n"
+    (root / "launch.py").write_text(lines + "print(sys.argv[1:])\ntime.sleep(60)\n")
+    assert start(root) == 0
+    said = capsys.readouterr().out
+    assert "stopped qbert-seed0" in said
+    assert "started qbert-seed1" not in said
+    state = json.loads((root / "suite" / "suite.json").read_text())["runs"]
+    assert [state[name]["state"] for name in state] == ["stopped", *["waiting"] * 3]
+    assert "--run-dir" in (root / "suite" / "qbert-seed0.log").read_text()
+
+
+def test_runs_under_way_end_with_an_exception_of_the_command(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "slow.py").write_text("import time\ntime.sleep(60)\n")
+    (root / "quick.py").write_text("")
+    alive: list[subprocess.Popen] = []
+    original = side_by_side._start
+    monkeypatch.setattr(side_by_side, "_start", lambda *given: alive.append(original(*given)) or alive[-1])
+    runs = [SuiteRun("", number, root / str(number)) for number in range(2)]
+    with pytest.raises(ZeroDivisionError):
+        side_by_side.make_runs(runs, 2, lambda one: ["slow.py" if one.seed else "quick.py"], lambda *_: 1 // 0)
+    assert alive[1].wait(10) == -signal.SIGTERM
 
 
 MISTAKES = {

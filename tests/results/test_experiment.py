@@ -8,7 +8,9 @@ import json
 import math
 import shlex
 import shutil
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -334,6 +336,15 @@ def test_quick_runs_stay_apart_from_the_results(fake_root: Path) -> None:
     assert not (fake_root / "results").exists()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard, even where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_stops_the_trainings_under_way(fake_root: Path) -> None:
     """Each training interrupts the command that started it and then goes on for a minute."""
     lines = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)\n"
