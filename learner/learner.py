@@ -7,6 +7,7 @@ Agent57 section 3 and appendix. The learner knows nothing of processes or replay
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,22 +83,23 @@ class Learner:
         self._terms: tuple[LossTerm, ...] = (*TERMS, *self._novelty.terms)
         self._trained: dict[str, nn.Module] = dict(zip(self._kind.names, networks.q_networks, strict=True))
         self._trained |= self._novelty.trained(networks)
-        trained = {id(parameter) for module in self._trained.values() for parameter in module.parameters()}
+        self._parameters = {name: list(module.parameters()) for name, module in self._trained.items()}
+        trained = {id(parameter) for parameters in self._parameters.values() for parameter in parameters}
         for parameter in networks.parameters():
             parameter.requires_grad_(id(parameter) in trained and parameter.requires_grad)
-        self._optimizers = {name: self._optimizer(name, module) for name, module in self._trained.items()}
+        self._optimizers = {name: self._optimizer(name, parameters) for name, parameters in self._parameters.items()}
 
-    def _optimizer(self, name: str, module: nn.Module) -> torch.optim.Adam:
+    def _optimizer(self, name: str, parameters: list[nn.Parameter]) -> torch.optim.Adam:
         config = self.config
         if name in self._kind.names and config.optimizer == "adamw":
-            matrices = [parameter for parameter in module.parameters() if parameter.dim() > 1]
-            others = [parameter for parameter in module.parameters() if parameter.dim() <= 1]
+            matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+            others = [parameter for parameter in parameters if parameter.dim() <= 1]
             groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
             rate, decay = config.learning_rate, config.weight_decay
             return torch.optim.AdamW(groups, lr=rate, eps=config.adam_epsilon, weight_decay=decay, fused=True)
         rates = {"embedding": config.embedding_learning_rate, "rnd": config.rnd_learning_rate}
         return torch.optim.Adam(
-            module.parameters(),
+            parameters,
             lr=rates.get(name, config.learning_rate),
             eps=config.adam_epsilon,
             fused=True,
@@ -132,7 +134,7 @@ class Learner:
         for optimizer in self._optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        sum_gradients((p for module in self._trained.values() for p in module.parameters()), self.ranks)
+        sum_gradients(itertools.chain(*self._parameters.values()), self.ranks)
         figures = {name: figure for term in terms for name, figure in term.figures.items()}
         figures |= self._clip_gradients()
         metrics = self._metrics(figures, shares)
@@ -181,12 +183,12 @@ class Learner:
         gradient would all but discard the first reward.
         """
         limit, figures = self.config.max_grad_norm, {}
-        for name, module in self._trained.items():
+        for name, parameters in self._parameters.items():
             is_q_network = name in self._kind.names
             sigma = self.networks.scales.of_network(self._kind.names.index(name)) if is_q_network else 1.0
-            gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
-            nn.utils.clip_grads_with_norm_(module.parameters(), limit / sigma, norm)  # type: ignore[arg-type]
+            nn.utils.clip_grads_with_norm_(parameters, limit / sigma, norm)  # type: ignore[arg-type]
             # All ranks have the same.
             figures[f"{name}_grad_norm"] = Figure(norm * sigma, Over.SEQUENCES)
             if is_q_network:

@@ -48,8 +48,10 @@ class ObservationNormalizer(nn.Module):
         n = len(observations)
         if n == 0:
             return
-        variance, mean = torch.var_mean(observations.float(), 0, correction=0)
-        self.absorb(n, mean, variance)
+        # torch.var_mean over the first axis takes twenty times as long on a CPU.
+        pixels = observations.float()
+        mean = pixels.mean(0)
+        self.absorb(n, mean, (pixels - mean).square().mean(0))
 
     @torch.no_grad()
     def absorb(self, n: int | Tensor, mean: Tensor, variance: Tensor) -> None:
