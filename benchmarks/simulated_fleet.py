@@ -302,7 +302,7 @@ class PacedLearner:
         self.updates = 0
         self.bad_updates = 0
 
-    def update(self, batch: SequenceBatch[Any]) -> UpdateResult:
+    def update(self, batch: SequenceBatch[Any], importance: np.ndarray | None = None) -> UpdateResult:
         time.sleep(self._update_seconds)
         self.updates += 1
         count = len(batch.policy_index)
