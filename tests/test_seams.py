@@ -1,6 +1,6 @@
 """The algorithm is open: a trace, a term of the loss and a novelty are one new file and one entry each.
 
-A copy of the tree gets all three, and trains.
+A copy of the tree gets all three, and a further per-step field (two lines), and trains.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from agent57.terms.term import Figure, Over, Term, Update
 def small_values(update: Update) -> Term:
     head = update.networks.q_ext.value_head[-1]
     loss = 1e-3 * head.weight.square().sum()
-    return Term(loss, Over.SEQUENCES, {"small_values": Figure(loss.detach(), Over.SEQUENCES)})
+    figures = {"small_values": Figure(loss.detach(), Over.SEQUENCES)}
+    # The per-step field that another addition keeps.
+    figures["epsilon"] = Figure(update.batch.epsilons.mean(), Over.SEQUENCES)
+    return Term(loss, Over.SEQUENCES, figures)
 """
 BRIGHTNESS = """
 import numpy as np
@@ -75,6 +78,17 @@ ADDITIONS = {
         },
     ),
 }
+STEP_FIELD = {
+    "agent57/structures.py": {
+        '    intrinsic_rewards: Array = field(metadata=_kept(np.float32, "<f4"))\n': (
+            '{}    epsilons: Array = field(metadata=_kept(np.float32, "<f4"))\n'
+        )
+    },
+    "actors/lanes.py": {
+        "            behaviour_probs=behaviour_probs,\n": "{}            epsilons=self.epsilons.astype(np.float32),\n"
+    },
+}
+"""A number more that is kept of every step: a line in the table, and one where lanes know it."""
 
 
 def files(root: Path) -> dict[str, str]:
@@ -101,11 +115,16 @@ def test_one_new_file_and_one_entry_each(tmp_path: Path) -> None:
         added = len(now[registry].splitlines()) - len(earlier[registry].splitlines())
         assert added <= 2, kind
     assert len(files(tree)) == len(before) + 3
+    for name, edits in STEP_FIELD.items():
+        for old, replacement in edits.items():
+            source = (tree / name).read_text()
+            assert source.count(old) == 1, (name, old)
+            (tree / name).write_text(source.replace(old, replacement.format(old)))
     script = (
         "import sys, launch\nfrom cluster.telemetry.metrics import read_metrics\n"
         "assert launch.main(sys.argv[1:]) == 0\nmetrics = read_metrics(sys.argv[-1])\n"
         "print(*(metrics[tag].values[-1] for tag in sorted(metrics) if tag in "
-        "('intrinsic/brightness', 'learner/small_values', 'learner/trace_coefficient')))"
+        "('intrinsic/brightness', 'learner/epsilon', 'learner/small_values', 'learner/trace_coefficient')))"
     )
     flags = "train --serial --env Agent57/RandomCoin-v0 --preset smoke --max-env-frames 800 --log-seconds 0.2"
     ours = "--intrinsic.novelty brightness --loss.trace tree_backup --run-dir"
@@ -119,7 +138,8 @@ def test_one_new_file_and_one_entry_each(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    brightness, small_values, coefficient = (float(value) for value in done.stdout.split()[-3:])
+    brightness, epsilon, small_values, coefficient = (float(value) for value in done.stdout.split()[-4:])
+    assert 0 < epsilon < 0.4
     assert 0 < brightness < 1
     assert 0 < small_values < 1
     assert 0 < coefficient < 0.9

@@ -12,6 +12,7 @@ import pytest
 from cluster.commands.train import train
 from cluster.run.checkpoint import Checkpoints, load_tree
 from cluster.run.config import load_config
+from cluster.run.presets import MEME
 from cluster.runtime.services import RolloutService
 from cluster.telemetry.metrics import read_metrics
 from tests.cluster.tiny import tiny_config
@@ -45,12 +46,21 @@ def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> No
     assert not different, f"{len(different)} of {len(left)} differ, the first is {different[0]}"
 
 
-def test_resume_continues_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["separate", "shared"])
+def test_resume_continues_bit_for_bit(kind: str, tmp_path: Path) -> None:
     """checkpoint -> stop -> resume ends in exactly the state of a run that made the checkpoint and went on."""
-    always = dataclasses.replace(tiny_config().checkpoint, period_minutes=1e-9, keep=100)
-    run(tmp_path / "whole", 3000, checkpoint=always)
-    run(tmp_path / "parts", 1600, checkpoint=always)
-    run(tmp_path / "parts", 3000, checkpoint=always, resume=True)
+    tiny = tiny_config()
+    changes: dict[str, Any] = {"checkpoint": dataclasses.replace(tiny.checkpoint, period_minutes=1e-9, keep=100)}
+    if kind == "shared":
+        # MEME's parts, as its preset has them.
+        loss = dataclasses.replace(MEME.loss, trust_region=0.1)
+        network = dataclasses.replace(tiny.network, kind="shared", policy_head=True)
+        replay = dataclasses.replace(tiny.replay, importance_exponent=0.4)
+        learner = dataclasses.replace(tiny.learner, optimizer="adamw")
+        changes |= {"loss": loss, "network": network, "replay": replay, "learner": learner}
+    run(tmp_path / "whole", 3000, **changes)
+    run(tmp_path / "parts", 1600, **changes)
+    run(tmp_path / "parts", 3000, **changes, resume=True)
     assert newest(tmp_path / "whole").name == newest(tmp_path / "parts").name
     for name in ("learner", "serial", "supervisor"):
         states = [flatten(load_tree(newest(tmp_path / part), name)) for part in ("whole", "parts")]
