@@ -1,4 +1,4 @@
-"""Random coin: two networks against one, over the weight of intrinsic rewards (Agent57 section 4.2, figure 5).
+"""Random coin: two networks, one, and MEME's shared one, over the weight of intrinsic rewards (Agent57 figure 5).
 
     python -m results.random_coin [--quick]
 
@@ -19,8 +19,16 @@ SIZE = 9
 """Side of the room. The paper's has 15, which takes several times as many updates; sixty runs would take a day."""
 BETAS = (0.0, 0.1, 0.3, 1.0, 3.0)
 SHOWN_BETA = 1.0
-NETWORKS = {"separate": (), "single": ("--network.kind", "single")}
+NETWORKS = {
+    "separate": (),
+    "single": ("--network.kind", "single"),
+    "shared": ("--network.kind", "shared", "--loss.td-scale", "policy"),
+}
 CHOICES = {"bandit": (), "uniform arms": ("--bandit.epsilon", "1.0")}
+CELLS = [
+    (network, choice) for choice in CHOICES for network in NETWORKS if (network, choice) != ("shared", "uniform arms")
+]
+"""What is compared at every beta_max. MEME's shared network is no part of the paper's figure: once is enough."""
 
 
 def name(network: str, choice: str, beta: float) -> str:
@@ -31,8 +39,7 @@ def draw(outcome: Outcome, folder: Path) -> None:
     """final_return.png: policy 0's return against beta_max, and learning curves at one beta_max."""
     lines = {
         f"{network}, {choice}": [outcome.final_values(name(network, choice, beta)) for beta in BETAS]
-        for network in NETWORKS
-        for choice in CHOICES
+        for network, choice in CELLS
     }
     shown = [name(network, "bandit", SHOWN_BETA) for network in NETWORKS]
     panels: list[Panel] = [
@@ -45,13 +52,12 @@ def draw(outcome: Outcome, folder: Path) -> None:
 
 EXPERIMENT = Experiment(
     name="random_coin",
-    title="Random coin: separate networks against one, over beta_max",
+    title="Random coin: separate networks against one and a shared one, over beta_max",
     env="Agent57/RandomCoin-v0",
     variants=tuple(
-        Variant(name(network, choice, beta), ("--family.beta-max", str(beta), *network_flags, *choice_flags))
+        Variant(name(network, choice, beta), ("--family.beta-max", str(beta), *NETWORKS[network], *CHOICES[choice]))
         for beta in BETAS
-        for choice, choice_flags in CHOICES.items()
-        for network, network_flags in NETWORKS.items()
+        for network, choice in CELLS
     ),
     base_flags=(
         *length(300_000, 12),

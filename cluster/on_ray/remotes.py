@@ -32,7 +32,6 @@ from cluster.run.messages import (
 )
 from cluster.runtime.sharded_replay import Answer, ReplayShard
 from replay.config import ReplayConfig
-from replay.prioritized import SampledSequences
 from replay.whole_files import Written
 
 PEER_TIMEOUT_SECONDS = 60.0
@@ -128,41 +127,17 @@ class WeightServer(Located):
         return resident_bytes()
 
 
-class ReplayProcess(Located):
-    """`ReplayShard`, filled by `prepare`."""
+class ReplayProcess(Located, ReplayShard):
+    """A replay shard that is there at once, and filled by `prepare`."""
 
     def __init__(self, config: ReplayConfig, seed: int, index: int, num_shards: int, life: int) -> None:
+        super().__init__(config, seed, index, num_shards, None, life)
         self._arguments, self._life = (config, seed, index, num_shards), life
-        self._shard = ReplayShard(*self._arguments, None, life)
 
     def prepare(self, load_from: str | None) -> None:
         """Continue from a checkpoint, or stay empty; to be called before all else."""
         if load_from is not None:
-            self._shard = ReplayShard(*self._arguments, load_from, self._life)
-
-    def add(self, joined: Any, sizes: Any, priorities: Any, new_steps: Any) -> dict[str, float]:
-        return self._shard.add(joined, sizes, priorities, new_steps)
-
-    def mass(self) -> float:
-        return self._shard.mass()
-
-    def sample(self, batch_size: int) -> SampledSequences:
-        return self._shard.sample(batch_size)
-
-    def sample_at(self, fractions: np.ndarray) -> SampledSequences:
-        return self._shard.sample_at(fractions)
-
-    def update_priorities(self, slots: np.ndarray, keys: np.ndarray, priorities: np.ndarray) -> None:
-        self._shard.update_priorities(slots, keys, priorities)
-
-    def priorities(self) -> np.ndarray:
-        return self._shard.priorities()
-
-    def stats(self) -> dict[str, float]:
-        return self._shard.stats()
-
-    def save(self, directory: str, gently: bool) -> dict[str, Written]:
-        return self._shard.save(directory, gently)
+            ReplayShard.__init__(self, *self._arguments, load_from, self._life)
 
 
 class RolloutProcess(Located):
