@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.commands.report.charts import FRAMES, Panel, draw_curves, draw_shares
+from cluster.commands.report.charts import FRAMES, Panel, draw_curves, draw_shares, save_panels
 from cluster.commands.report.statistics import final_value, thin
 from cluster.telemetry.metrics import MetricSeries, read_metrics, series_by_tag
 
@@ -167,6 +167,19 @@ class Outcome:
     def final_values(self, variant: str) -> list[float]:
         """`final_value` of the experiment's final_tag, one per seed of ``variant``."""
         return [final_value(thin(series, MAX_POINTS)) for series in self.series(variant, self.experiment.final_tag)]
+
+
+def draws_score_and_return(title: str) -> Callable[[Outcome, Path], None]:
+    """A `Experiment.draw` that writes curves.png: greedy score and training return at equal frames."""
+
+    def draw(outcome: Outcome, folder: Path) -> None:
+        panels = [
+            outcome.panel("evaluation/return", "greedy score"),
+            outcome.panel("return_per_epsilon/low", "return of the lanes with small epsilon"),
+        ]
+        save_panels(folder / "curves.png", title, panels, width=12.0)
+
+    return draw
 
 
 def read_run(folder: Path) -> Metrics:

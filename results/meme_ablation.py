@@ -8,11 +8,8 @@ out.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from cluster.commands.report.charts import save_panels
 from results.command import run_as_command
-from results.experiment import Experiment, Outcome, Variant, length
+from results.experiment import Experiment, Variant, draws_score_and_return, length
 
 ONLINE = ("--loss.bootstrap", "online", "--loss.td-scale", "policy")
 REGION = ("--loss.trust-region", "2")
@@ -32,15 +29,6 @@ VARIANTS = (
 """Each of the first five adds to the one before it; the last three take something away."""
 
 
-def draw(outcome: Outcome, folder: Path) -> None:
-    """curves.png: greedy score and training return at equal frames."""
-    panels = [
-        outcome.panel("evaluation/return", "greedy score"),
-        outcome.panel("return_per_epsilon/low", "return of the lanes with small epsilon"),
-    ]
-    save_panels(folder / "curves.png", "Pong, preset laptop, MEME's parts one on top of the other", panels, width=12.0)
-
-
 EXPERIMENT = Experiment(
     name="meme_ablation",
     title="Pong: what MEME's parts bring",
@@ -52,7 +40,7 @@ EXPERIMENT = Experiment(
         *("evaluation/return", "return/all", "return_per_epsilon/low", "rate/learner_updates"),
         *("learner/trace_coefficient", "learner/masked_share", "learner/policy_agreement"),
     ),
-    draw=draw,
+    draw=draws_score_and_return("Pong, preset laptop, MEME's parts one on top of the other"),
     final_tag="return_per_epsilon/low",
     preset="laptop",
 )

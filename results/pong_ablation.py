@@ -8,11 +8,8 @@ intrinsic rewards, the bandit's exploration, RND, and the trace. docs/results.md
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from cluster.commands.report.charts import save_panels
 from results.command import run_as_command
-from results.experiment import Experiment, Outcome, Variant, length
+from results.experiment import Experiment, Variant, draws_score_and_return, length
 from results.pong import EXTRINSIC_ALONE
 
 VARIANTS = (
@@ -27,15 +24,6 @@ VARIANTS = (
 )
 
 
-def draw(outcome: Outcome, folder: Path) -> None:
-    """curves.png: greedy score and training return at equal frames."""
-    panels = [
-        outcome.panel("evaluation/return", "greedy score"),
-        outcome.panel("return_per_epsilon/low", "return of the lanes with small epsilon"),
-    ]
-    save_panels(folder / "curves.png", "Pong, preset laptop, one change each", panels, width=12.0)
-
-
 EXPERIMENT = Experiment(
     name="pong_ablation",
     title="Pong: what holds the whole agent back",
@@ -47,7 +35,7 @@ EXPERIMENT = Experiment(
         *("evaluation/return", "return/all", "return_per_epsilon/low", "rate/learner_updates"),
         *("learner/trace_coefficient", "learner/extrinsic_abs_td", "learner/intrinsic_abs_td", "bandit/favourite_arm"),
     ),
-    draw=draw,
+    draw=draws_score_and_return("Pong, preset laptop, one change each"),
     final_tag="return_per_epsilon/low",
     seeds=1,
     preset="laptop",

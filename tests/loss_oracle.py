@@ -193,13 +193,13 @@ class SlowLosses:
     masked_share: float
 
 
-def q_values(network: Any, sequence: Sequence, net: int) -> list[list[float]]:
-    """Q(x_t, .) of each step, from single steps of the network, starting at the stored recurrent state."""
+def outputs_of(network: Any, sequence: Sequence, net: int = 0) -> list[Any]:
+    """What a network says at each step, as nested lists: from single steps, starting at the stored recurrent state."""
     state = tuple(torch.from_numpy(sequence.recurrent_state[net, part])[None] for part in (0, 1))
     rows = []
     with torch.no_grad():
         for t in range(len(sequence.actions)):
-            q, state = network.step(
+            output, state = network.step(
                 torch.from_numpy(sequence.observations[t : t + 1]),
                 torch.tensor([int(sequence.previous_actions[t])]),
                 torch.tensor([float(sequence.extrinsic_rewards[t])]),
@@ -207,7 +207,7 @@ def q_values(network: Any, sequence: Sequence, net: int) -> list[list[float]]:
                 torch.tensor([sequence.policy_index]),
                 state,
             )
-            rows.append([float(value) for value in q[0]])
+            rows.append(output[0].tolist())
     return rows
 
 
@@ -277,8 +277,8 @@ def slow_q_losses(
     for sequence in sequences:
         n, beta = sequence.num_transitions, float(betas[sequence.policy_index])
         gamma = float(discounts[sequence.policy_index])
-        q = [q_values(online[net], sequence, net) for net in (0, 1)]
-        target_q = [q_values(target[net], sequence, net) for net in (0, 1)]
+        q = [outputs_of(online[net], sequence, net) for net in (0, 1)]
+        target_q = [outputs_of(target[net], sequence, net) for net in (0, 1)]
         compared = [_combined(q[0][t], q[1][t], beta, config) for t in range(n + 1)]
         policy = [oracles.epsilon_greedy(row, config.target_epsilon) for row in compared]
         warm = 0 if sequence.previous_actions[0] == NO_ACTION else config.burn_in

@@ -40,7 +40,7 @@ def all_policies_td(update: Update) -> tuple[Term, SequenceErrors]:
         update.discounts,
         update.networks.scales,
         config,
-        sum_over_ranks=update.sum_over_ranks if config.normalize_td or config.normalize_intrinsic else None,
+        sum_over_ranks=update.sum_statistics,
     )
     taken = q_taken(q.detach(), update.batch.actions)[:-1]
     counted = errors.mask.unsqueeze(-1).expand_as(errors.td)

@@ -35,7 +35,7 @@ def q_td(update: Update) -> tuple[Term, SequenceErrors]:
         scales,
         config,
         single=len(online) == 1,
-        sum_over_ranks=update.sum_over_ranks if config.normalize_td or config.normalize_intrinsic else None,
+        sum_over_ranks=update.sum_statistics,
     )
     q_taken = taken(q.detach(), update.batch.actions)[:, :-1]
     figures: dict[str, Figure] = {}

@@ -73,6 +73,12 @@ class Update:
     sum_over_ranks: Callable[[Tensor], Tensor] = lambda sums: sums
     importance: Tensor | None = None
 
+    @property
+    def sum_statistics(self) -> Callable[[Tensor], Tensor] | None:
+        """``sum_over_ranks``, where the config divides by running scales; None where nobody wants their statistics."""
+        wanted = self.config.normalize_td or self.config.normalize_intrinsic
+        return self.sum_over_ranks if wanted else None
+
 
 def mean_over_sequences(losses: Tensor, importance: Tensor | None) -> Tensor:
     """The mean of [..., B], each sequence times its importance."""

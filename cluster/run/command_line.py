@@ -26,8 +26,8 @@ from cluster.run.errors import UserError
 from cluster.run.presets import PRESETS
 
 DEFAULT_PRESET = "laptop"
-HEADER = """Train Agent57. Flags beside those below:
-  --preset {paper,meme,laptop,small,smoke}  starting point that the other flags override (default: laptop)
+HEADER = f"""Train Agent57. Flags beside those below:
+  --preset {{{",".join(PRESETS)}}}  starting point that the other flags override (default: {DEFAULT_PRESET})
   --resume RUN_DIR                     go on with a run; flags override its config
   --trust-modules A,B                  modules of environments and of extensions that a resumed run may import"""
 TRUST_REMEDY = "add --trust-modules {}"

@@ -35,6 +35,7 @@ from tests.loss_oracle import (
     TableNetwork,
     batch_of,
     indexed,
+    outputs_of,
     random_sequence,
     tiny_network,
     varied_sequences,
@@ -92,24 +93,6 @@ class Slow:
     masked: list[bool] = field(default_factory=list)
     kl_masked: list[bool] = field(default_factory=list)
     traces: list[float] = field(default_factory=list)
-
-
-def outputs_of(network: Any, sequence: Sequence) -> list[Any]:
-    """Outputs of each step as nested lists, from single steps, starting at the stored state."""
-    state = tuple(torch.from_numpy(sequence.recurrent_state[0, part])[None] for part in (0, 1))
-    rows = []
-    with torch.no_grad():
-        for t in range(len(sequence.actions)):
-            output, state = network.step(
-                torch.from_numpy(sequence.observations[t : t + 1]),
-                torch.tensor([int(sequence.previous_actions[t])]),
-                torch.tensor([float(sequence.extrinsic_rewards[t])]),
-                torch.tensor([float(sequence.intrinsic_rewards[t])]),
-                torch.tensor([sequence.policy_index]),
-                state,
-            )
-            rows.append(output[0].tolist())
-    return rows
 
 
 def softmax(logits: list[float], temperature: float = 1.0) -> list[float]:
