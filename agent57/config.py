@@ -63,11 +63,18 @@ class NetworkConfig:
     """Sizes of the five networks (Agent57 appendix; NGU appendix for the embedding and RND)."""
 
     torso: str = "auto"
-    """auto, conv, small_conv, mlp, or module:Name of your own. conv: Atari's three layers; small_conv: 3x3 kernels for
-    grids; mlp: flattened input. auto picks conv for images of 36 pixels or more, small_conv for smaller images, mlp for
-    vectors."""
+    """auto, conv, small_conv, mlp, nfnet, or module:Name of your own. conv: Atari's three layers; small_conv: 3x3
+    kernels for grids; mlp: flattened input; nfnet: MEME's deep residual network, for a GPU, of the Q-networks alone
+    (those of novelty then have what auto gives). auto picks conv for images of 36 pixels or more, small_conv for
+    smaller images, mlp for vectors."""
     conv_filters: Annotated[tuple[int, int, int], Range(at_least=1, at_most=1024)] = (32, 64, 64)
     """Filters of the three convolutions (small_conv uses the last two)."""
+    nfnet_filters: Annotated[tuple[int, int, int, int], Range(at_least=1, at_most=1024)] = (64, 128, 128, 64)
+    """nfnet: filters of its four stages (MEME appendix)."""
+    nfnet_blocks: Annotated[int, Range(at_least=1, at_most=64)] = 2
+    """nfnet: residual blocks of each stage."""
+    stochastic_depth: Annotated[float, Range(at_least=0, below=1)] = 0.1
+    """nfnet: probability that a sequence, while it is learned from, leaves a block's branch out."""
     torso_size: Width = 512
     """Width of the linear layer that ends a torso."""
     lstm_size: Width = 512

@@ -1,6 +1,6 @@
 """One learner update with the paper's networks, against a bare training step of the same networks.
 
-    python -m benchmarks.learner [--batch 8] [--length 80] [--device cpu] [--json]
+    python -m benchmarks.learner [--batch 8] [--length 80] [--device cpu] [--torso nfnet --screen 210x160] [--json]
 
 Bare: both online Q-networks, embedding and RND predictor forward, backward and one Adam step each, the targets
 forward, on the same batch, with squares as losses and nothing around it. The learner also computes Retrace targets
@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from agent57.config import AgentConfig, SequenceConfig
-from agent57.structures import SequenceBatch, SequenceSpec, padded_batch
+from agent57.structures import EnvironmentSpec, SequenceBatch, SequenceSpec, padded_batch
 from agent57.terms.q_td import unroll
 from agent57.terms.term import last_valid
 from benchmarks.measure import Figure, against, alternating_medians, report, shares
-from benchmarks.networks import ATARI, dtype_name
+from benchmarks.networks import add_torso_arguments, dtype_name, torso_asked_for
 from learner.config import LearnerConfig
 from learner.learner import Learner
 
@@ -86,12 +86,21 @@ class BareStep:
         return time.perf_counter()
 
 
-def measure(batch_size: int, length: int, dtype: str, device: str, repeats: int, target: str) -> list[Figure]:
+def measure(
+    environment: EnvironmentSpec,
+    agent: AgentConfig,
+    batch_size: int,
+    length: int,
+    dtype: str,
+    device: str,
+    repeats: int,
+    target: str,
+) -> list[Figure]:
     """The learner's and the bare step's trained steps per second, and where an update's time goes."""
-    agent = dataclasses.replace(AgentConfig(), sequence=SequenceConfig(length, length))
+    agent = dataclasses.replace(agent, sequence=SequenceConfig(length, length))
     config = LearnerConfig(batch_size=batch_size, torso_dtype=dtype, device=device)
-    learner, twin = (Learner(agent, config, ATARI, seed=0) for _ in range(2))
-    spec = SequenceSpec(ATARI, length, agent.network.lstm_size)
+    learner, twin = (Learner(agent, config, environment, seed=0) for _ in range(2))
+    spec = SequenceSpec(environment, length, agent.network.lstm_size)
     batch = random_batch(spec, batch_size, agent.family.num_policies)
     bare = BareStep(twin, batch.to_torch(twin.device))
 
@@ -126,12 +135,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--target", default=">= 0.92", help="of the ratio, for the table")
+    add_torso_arguments(parser)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     dtype = dtype_name(options.dtype, options.device)
     arguments = (options.batch, options.length, dtype, options.device, options.repeats, options.target)
-    report(measure(*arguments), options.json)
+    report(measure(*torso_asked_for(options), *arguments), options.json)
 
 
 if __name__ == "__main__":

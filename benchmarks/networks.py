@@ -1,6 +1,6 @@
 """The five networks by themselves, as lanes use them: one step at a time, by number of lanes and by arithmetic.
 
-    python -m benchmarks.networks [--lanes 1 32 128] [--device cpu] [--json]
+    python -m benchmarks.networks [--lanes 1 32 128] [--device cpu] [--torso nfnet --screen 210x160] [--json]
 
 The limit that acting is held against (`benchmarks.acting`). Needs neither Ray nor an emulator.
 """
@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import torch
 
-from agent57.config import AgentConfig
+from actors.environments.config import EnvironmentConfig
+from agent57.config import AgentConfig, NetworkConfig
 from agent57.networks import Agent57Networks
 from agent57.structures import EnvironmentSpec
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
@@ -50,15 +51,36 @@ def forward_passes(
     return forward
 
 
+def add_torso_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--torso`` and ``--screen``, read by `torso_asked_for`."""
+    parser.add_argument("--torso", default="conv", choices=["conv", "nfnet"])
+    parser.add_argument("--screen", default="84x84", choices=["84x84", "210x160"])
+
+
+def torso_asked_for(options: argparse.Namespace) -> tuple[EnvironmentSpec, AgentConfig]:
+    """Atari's observations and the paper's agent, with that torso and that screen."""
+    screen = EnvironmentConfig(screen=options.screen).screen_size
+    agent = AgentConfig(network=NetworkConfig(torso=options.torso))
+    return EnvironmentSpec((1, *screen), "uint8", 255.0, 18), agent
+
+
 def dtype_name(wanted: str, device: str = "cpu") -> str:
     """ "float32" or "bfloat16": what "auto" means on this machine."""
     return str(resolve_torso_dtype(wanted, device)).removeprefix("torch.")
 
 
-def measure(lanes: list[int], dtypes: list[str], device: str, repeats: int, steps: int) -> list[Figure]:
-    """Rates of the paper's networks for every number of lanes in every arithmetic."""
+def measure(
+    spec: EnvironmentSpec,
+    agent: AgentConfig,
+    lanes: list[int],
+    dtypes: list[str],
+    device: str,
+    repeats: int,
+    steps: int,
+) -> list[Figure]:
+    """Rates of the agent's networks for every number of lanes in every arithmetic."""
     cells = [(count, dtype) for count in lanes for dtype in dtypes]
-    calls = [forward_passes(ATARI, AgentConfig(), count, dtype, steps, device) for count, dtype in cells]
+    calls = [forward_passes(spec, agent, count, dtype, steps, device) for count, dtype in cells]
     for call in calls:
         call()
     seconds = alternating_medians(calls, repeats)
@@ -76,10 +98,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10, help="of each lane in one timed piece")
     parser.add_argument("--repeats", type=int, default=5)
+    add_torso_arguments(parser)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    figures = measure(options.lanes, options.dtypes, options.device, options.repeats, options.steps)
+    figures = measure(
+        *torso_asked_for(options), options.lanes, options.dtypes, options.device, options.repeats, options.steps
+    )
     report(figures, options.json)
 
 

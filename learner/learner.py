@@ -79,6 +79,7 @@ class Learner:
         self.bad_updates = 0
         self._bad_in_a_row = 0
         self._first_bad = ""
+        self._seed, self._draws = seed, torch.Generator(self.device)
         self._running_scales = RunningScales(self.networks.scales)
         self._terms: tuple[LossTerm, ...] = (*TERMS, *self._novelty.terms)
         self._trained: dict[str, nn.Module] = dict(zip(self._kind.names, networks.q_networks, strict=True))
@@ -126,6 +127,7 @@ class Learner:
             config=self.agent.loss,
             sum_over_ranks=self.ranks.sum_,
             importance=self._importance(importance),
+            generator=self._seeded_draws(),
         )
         term, errors = self._kind.term(update)
         terms = [term, *(term(update) for term in self._terms)]
@@ -153,6 +155,11 @@ class Learner:
         if self.updates % self.config.target_period == 0:
             self.copy_targets()
         return UpdateResult(errors.priorities.cpu().numpy(), metrics)
+
+    def _seeded_draws(self) -> torch.Generator:
+        """What draws for the next update: the same numbers whenever and wherever this rank makes it."""
+        seed = np.random.SeedSequence((self._seed, self.updates, self.ranks.rank)).generate_state(1)
+        return self._draws.manual_seed(int(seed[0]))
 
     def _importance(self, importance: np.ndarray | None) -> Tensor | None:
         if importance is None:

@@ -81,7 +81,7 @@ class TableNetwork(nn.Module):
         self.table = nn.Parameter(torch.as_tensor(np.asarray(table), dtype=torch.float64))
 
     def forward(self, observations: Tensor, *inputs: Any) -> tuple[Tensor, Any]:
-        return self.table[observations.squeeze(-1).long()], inputs[-1]
+        return self.table[observations.squeeze(-1).long()], inputs[4]
 
     step = forward
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from agent57.config import require
 from agent57.ranges import Range, check_ranges
@@ -18,6 +18,9 @@ class EnvironmentConfig:
     """Atari: all 18 actions (9 in Skiing, whose emulator takes no more); otherwise the game's minimal set."""
     frame_skip: Annotated[int, Range(at_least=1, at_most=1000)] = 4
     """Atari: emulator frames per action; the observation is the maximum of the last two."""
+    screen: Literal["84x84", "210x160"] = "84x84"
+    """Atari: rows x columns of the grey frames that the agent sees. 210x160 shows every pixel of the game (the agents
+    after Agent57, MEME among them); frames are then 4.8 times as large."""
     noop_max: Annotated[int, Range(at_least=0, at_most=10_000)] = 30
     """Atari: an episode begins with 0 to this many no-op frames, chosen at random."""
     max_frames: Annotated[int, Range(at_least=1, at_most=10**9)] = 108_000
@@ -38,6 +41,12 @@ class EnvironmentConfig:
         check_ranges(self, "environment")
 
         keyword_arguments(self.arguments)
+
+    @property
+    def screen_size(self) -> tuple[int, int]:
+        """(rows, columns) of ``screen``."""
+        rows, columns = self.screen.split("x")
+        return int(rows), int(columns)
 
 
 def keyword_arguments(arguments: tuple[str, ...]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from agent57.config import NetworkConfig
 from agent57.networks.recurrent import mlp_head
 from agent57.structures import EnvironmentSpec
-from agent57.torsos import Torso
+from agent57.torsos import Torso, shallow
 
 
 def _unchanged(observations: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class EmbeddingNetwork(nn.Module):
         super().__init__()
         self.normalizer = ObservationNormalizer(spec)
         self._normalizes = config.embedding_inputs == "normalized"
-        self.torso = Torso(spec, config, normalized=self._normalizes)
+        self.torso = Torso(spec, shallow(config), normalized=self._normalizes)
         self.output = nn.Linear(config.torso_size, config.embedding_size)
         self.classifier = mlp_head(2 * config.embedding_size, config.embedding_hidden, spec.num_actions)
 
@@ -123,7 +123,8 @@ class RandomNetworkDistillation(nn.Module):
 
 
 def _rnd_network(spec: EnvironmentSpec, config: NetworkConfig) -> nn.Sequential:
-    network = nn.Sequential(Torso(spec, config, normalized=True), nn.Linear(config.torso_size, config.rnd_size))
+    torso = Torso(spec, shallow(config), normalized=True)
+    network = nn.Sequential(torso, nn.Linear(config.torso_size, config.rnd_size))
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             # Initialised in a plain copy: orthogonal_ cannot write into channels-last weights.

@@ -44,14 +44,17 @@ class RecurrentNetwork(nn.Module):
         intrinsic_rewards: Tensor,
         policy_index: Tensor,
         state: RecurrentState,
+        draws: Tensor | None = None,
     ) -> tuple[Tensor, RecurrentState]:
         """Outputs [T, B, *outputs] and the state after the last step, for a whole sequence.
 
         ``observations`` [T, B, *obs], or their `torso_inputs`; ``previous_actions`` and both rewards [T, B];
-        ``policy_index`` [B].
+        ``policy_index`` [B]. ``draws`` [branches, B]: which branches of the torso each sequence leaves out, at all its
+        steps, lest values of one step and the next differ by chance (MEME section 4 C1); None: none.
         """
         steps, batch = previous_actions.shape
-        features = _frame_by_frame(self.torso, observations)
+        of_frames = None if draws is None else draws.unsqueeze(1).expand(-1, steps, batch)
+        features = _frame_by_frame(self.torso, observations, of_frames)
         inputs = self._lstm_inputs(
             features, previous_actions, extrinsic_rewards, intrinsic_rewards, policy_index.expand(steps, batch)
         )
@@ -105,11 +108,15 @@ class RecurrentNetwork(nn.Module):
         return torch.cat([features, policies, actions, rescale(rewards)], -1)
 
 
-def _frame_by_frame(function: Callable[[Tensor], Tensor], observations: Tensor) -> Tensor:
-    """``function`` of all frames [T, B, ...] at once, as [T, B, ...]; in memory's order, lest they be copied."""
+def _frame_by_frame(function: Callable[..., Tensor], observations: Tensor, draws: Tensor | None = None) -> Tensor:
+    """``function`` of all frames [T, B, ...] at once, as [T, B, ...]; in memory's order, lest they be copied.
+
+    ``draws`` [branches, T, B], if given, are its second argument.
+    """
     columns_lie_whole = observations.stride(1) > observations.stride(0)
     rows = observations.transpose(0, 1) if columns_lie_whole else observations
-    results = function(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+    others = () if draws is None else ((draws.mT if columns_lie_whole else draws).flatten(1),)
+    results = function(rows.flatten(0, 1), *others).unflatten(0, rows.shape[:2])
     return results.transpose(0, 1) if columns_lie_whole else results
 
 

@@ -20,7 +20,8 @@ def q_td(update: Update) -> tuple[Term, SequenceErrors]:
     scales = update.networks.scales
     seen = scaled_batch(update.batch, scales)
     seen.observations = online[0].torso_inputs(seen.observations)
-    q = both_networks([unroll(network, seen, net, config.burn_in) for net, network in enumerate(online)])
+    unrolled = [unroll(network, seen, net, config.burn_in, update.generator) for net, network in enumerate(online)]
+    q = both_networks(unrolled)
     bootstrap_q = centre_q = q.detach()
     if config.bootstrap == "target" or config.trust_region is not None:
         with torch.no_grad():
@@ -87,11 +88,22 @@ def _figures(losses: Tensor, q_taken: Tensor, errors: SequenceErrors, num_networ
     return figures
 
 
-def unroll(network: RecurrentNetwork, batch: SequenceBatch[Tensor], net: int, burn_in: int) -> Tensor:
+def unroll(
+    network: RecurrentNetwork,
+    batch: SequenceBatch[Tensor],
+    net: int,
+    burn_in: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """A network's outputs at every step of a batch, [T+1, B, *], from the stored recurrent states.
 
     After ``burn_in`` steps the recurrent state is detached, so those steps get no gradient through it.
+    ``generator``: a network that learns draws from it what its torso leaves out, once for each sequence.
     """
+    draws = None
+    if generator is not None and network.torso.branches:
+        shape = (network.torso.branches, len(batch.policy_index))
+        draws = torch.rand(shape, generator=generator, device=generator.device)
     state: RecurrentState = (batch.recurrent_state[net, 0], batch.recurrent_state[net, 1])
     parts = []
     for span in (slice(0, burn_in), slice(burn_in, None)):
@@ -104,6 +116,7 @@ def unroll(network: RecurrentNetwork, batch: SequenceBatch[Tensor], net: int, bu
             batch.intrinsic_rewards[span],
             batch.policy_index,
             state,
+            draws,
         )
         state = (h.detach(), c.detach())
         parts.append(outputs)

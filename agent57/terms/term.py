@@ -60,7 +60,8 @@ class Update:
 
     ``betas``, ``discounts`` [N] are the policy family's; ``transitions`` the last ones of each sequence.
     ``sum_over_ranks`` adds up in place what every learner has of one batch. ``importance`` [B] says how much each
-    sequence counts in the loss of the Q-networks; None: all alike.
+    sequence counts in the loss of the Q-networks; None: all alike. ``generator`` draws what chance decides; None:
+    nothing.
     """
 
     networks: Agent57Networks
@@ -72,6 +73,7 @@ class Update:
     config: LossConfig
     sum_over_ranks: Callable[[Tensor], Tensor] = lambda sums: sums
     importance: Tensor | None = None
+    generator: torch.Generator | None = None
 
     @property
     def sum_statistics(self) -> Callable[[Tensor], Tensor] | None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from agent57.torsos.torso import TORSOS, Torso, resolve_torso_dtype, set_torso_dtype, torso_kind
+from agent57.torsos.torso import TORSOS, Torso, resolve_torso_dtype, set_torso_dtype, shallow, torso_kind
 
-__all__ = ["TORSOS", "Torso", "resolve_torso_dtype", "set_torso_dtype", "torso_kind"]
+__all__ = ["TORSOS", "Torso", "resolve_torso_dtype", "set_torso_dtype", "shallow", "torso_kind"]

@@ -5,18 +5,21 @@ Every network of `networks.py` builds its own; lanes and learner choose the arit
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
 from agent57.config import NetworkConfig, choose
 from agent57.structures import EnvironmentSpec
-from agent57.torsos.contract import MakeTorso
+from agent57.torsos.contract import DropsBranch, MakeTorso
 from agent57.torsos.conv import MIN_PIXELS, conv
 from agent57.torsos.convolutions import BlockConv2d, blocks_to_channels
 from agent57.torsos.mlp import mlp
+from agent57.torsos.nfnet import nfnet
 from agent57.torsos.small_conv import small_conv
 
-TORSOS: dict[str, MakeTorso] = {"conv": conv, "small_conv": small_conv, "mlp": mlp}
+TORSOS: dict[str, MakeTorso] = {"conv": conv, "small_conv": small_conv, "mlp": mlp, "nfnet": nfnet}
 """The torsos that ``network.torso`` names."""
 
 
@@ -39,19 +42,25 @@ class Torso(nn.Module):
         self._shape = tuple(spec.observation_shape)
         self._block_side = layers[0].stride[0] if layers and isinstance(layers[0], BlockConv2d) else 0
         with torch.no_grad():
-            flat = nn.Sequential(*layers, nn.Flatten())(self.arrange(torch.zeros(1, *spec.observation_shape))).shape[1]
+            frame = self.arrange(torch.zeros(1, *spec.observation_shape))
+            flat, inner = _outputs(_Layers(*layers, nn.Flatten()), frame)
         layers += [nn.Flatten(), nn.Linear(flat, config.torso_size), nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = _Layers(*layers)
+        self.branches = sum(isinstance(layer, DropsBranch) for layer in layers)
+        """How many branches a sequence may leave out."""
+        self.activations = inner + 2 * config.torso_size
+        """Numbers that the layers make of one frame, all of which are kept for the gradients."""
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, observations: Tensor) -> Tensor:
+    def forward(self, observations: Tensor, draws: Tensor | None = None) -> Tensor:
+        """``draws`` [branches, N]: which branches are left out (`DropsBranch`); None: none is."""
         x = self.arrange(observations).to(self.compute_dtype)
         if self._scale != 1.0:
             x = x * self._scale
         if self.compute_dtype == torch.float32 or self.weights_cast:
-            return self.layers(x).float()
+            return self.layers(x, draws).float()
         with torch.autocast(x.device.type, self.compute_dtype):
-            return self.layers(x).float()
+            return self.layers(x, draws).float()
 
     def arrange(self, observations: Tensor) -> Tensor:
         """``observations`` in the layout of the first layer; what is in it already stays as it is.
@@ -63,6 +72,32 @@ class Torso(nn.Module):
         return observations
 
 
+class _Layers(nn.Sequential):
+    """Layers in a row, of which each `DropsBranch` gets the next row of ``draws``."""
+
+    def forward(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
+        rows = iter(()) if draws is None else iter(draws)
+        for layer in self:
+            x = layer(x, next(rows, None)) if isinstance(layer, DropsBranch) else layer(x)
+        return x
+
+
+def _outputs(layers: nn.Module, frame: Tensor) -> tuple[int, int]:
+    """How many numbers ``layers`` make of one frame: in the end, and all of them together."""
+    sizes: list[int] = []
+    innermost = [module for module in layers.modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(lambda _, __, made: sizes.append(made.numel())) for module in innermost]
+    flat = layers(frame).shape[1]
+    for hook in hooks:
+        hook.remove()
+    return flat, sum(sizes)
+
+
+def shallow(config: NetworkConfig) -> NetworkConfig:
+    """``config`` for networks that a deep torso would be wasted on: those of novelty. MEME keeps it to its values."""
+    return dataclasses.replace(config, torso="auto") if config.torso == "nfnet" else config
+
+
 def torso_kind(spec: EnvironmentSpec, config: NetworkConfig) -> str:
     """The one of `TORSOS` that ``network.torso`` means for these observations.
 
@@ -72,7 +107,7 @@ def torso_kind(spec: EnvironmentSpec, config: NetworkConfig) -> str:
         if not spec.is_image:
             return "mlp"
         return "conv" if min(spec.observation_shape[1:]) >= MIN_PIXELS else "small_conv"
-    if config.torso in ("conv", "small_conv") and not spec.is_image:
+    if config.torso in ("conv", "small_conv", "nfnet") and not spec.is_image:
         raise ValueError(f"network.torso {config.torso} needs images, but observations are vectors: use mlp or auto")
     if config.torso == "conv" and min(spec.observation_shape[1:]) < MIN_PIXELS:
         raise ValueError(f"network.torso conv needs images of {MIN_PIXELS} pixels or more: use small_conv or auto")

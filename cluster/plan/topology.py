@@ -14,7 +14,7 @@ import torch
 from agent57.family import PolicyFamily, lane_epsilons
 from agent57.novelty import make_networks, novelty_of
 from agent57.structures import SequenceSpec
-from agent57.torsos import resolve_torso_dtype
+from agent57.torsos import Torso, resolve_torso_dtype
 from cluster.plan.machine import available_memory_bytes, usable_cores
 from cluster.plan.placement import Load, Node, Placement, place
 from cluster.run.config import TrainConfig
@@ -111,7 +111,7 @@ def plan_topology(config: TrainConfig, spec: SequenceSpec, nodes: Sequence[Node]
         threads = 1 if serial else cluster.learner_threads or max(1, (cores - workers) // learners)
     gpu = 1.0 if device == "cuda" and not serial else 0.0
     core = 1.0 if joined else 0.0
-    sizes = _Sizes.of(config, spec)
+    sizes = _Sizes.of(config, spec, learns_here=device == "cpu")
     if sizes.sequence > config.replay.max_gb * 1e9 / shards:
         raise UserError(
             f"One sequence may need {sizes.sequence / 1e9:.2g} GB, but each of {counted(shards, 'shard')} has "
@@ -263,7 +263,8 @@ class _Sizes:
     sequence: float
 
     @classmethod
-    def of(cls, config: TrainConfig, spec: SequenceSpec) -> _Sizes:
+    def of(cls, config: TrainConfig, spec: SequenceSpec, learns_here: bool) -> _Sizes:
+        """``learns_here``: what gradients need is kept in this memory, not in a GPU's."""
         weights = 4.0 * network_parameters(config, spec)
         observation = spec.environment.observation_bytes
         lanes = config.cluster.lanes_per_worker
@@ -271,14 +272,21 @@ class _Sizes:
         memories = lanes * novelty_of(config.agent, spec.environment).bytes_per_lane()
         sequences = config.learner.batch_size // (1 if config.serial else config.cluster.num_learners)
         batch = (spec.trace_length + 1) * sequences * (observation + 24.0 * config.network.torso_size)
+        kept = 4.0 * spec.num_networks * torso_activations(config, spec) * (spec.trace_length + 1) * sequences
         return cls(
             worker=PROCESS_BYTES + 2 * weights + buffers + memories,
-            learner=PROCESS_BYTES + 6 * weights + (2 + config.cluster.prefetch_batches) * batch,
+            learner=PROCESS_BYTES + 6 * weights + (2 + config.cluster.prefetch_batches) * batch + kept * learns_here,
             evaluator=PROCESS_BYTES,
             shard_base=0.0 if config.serial else PROCESS_BYTES,
             sequence=stored_bytes(spec),
             per_node=0.0 if config.serial else config.cluster.object_store_gb * 1e9,
         )
+
+
+def torso_activations(config: TrainConfig, spec: SequenceSpec) -> int:
+    """Numbers that a Q-network's torso makes of one frame."""
+    with torch.device("meta"):
+        return Torso(spec.environment, config.network).activations
 
 
 def network_parameters(config: TrainConfig, spec: SequenceSpec) -> int:

@@ -61,7 +61,7 @@ IDLE = (
         _no_atari_game,
         tuple(
             f"environment.{name}"
-            for name in ("full_action_set", "frame_skip", "noop_max", "max_frames", "sticky_actions")
+            for name in ("full_action_set", "screen", "frame_skip", "noop_max", "max_frames", "sticky_actions")
         ),
     ),
     Idle(
@@ -128,6 +128,11 @@ IDLE = (
         "with --network.torso mlp, which has no convolutions",
         lambda config: config.network.torso == "mlp",
         ("network.conv_filters",),
+    ),
+    Idle(
+        "with --network.torso {config.network.torso}: only nfnet has residual blocks",
+        lambda config: config.network.torso in ("auto", "conv", "small_conv", "mlp"),
+        ("network.nfnet_filters", "network.nfnet_blocks", "network.stochastic_depth"),
     ),
     Idle(
         "with --network.kind {config.network.kind}, where nothing is rescaled before it is mixed",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ale_py
 import numpy as np
 import pytest
+from ale_py import roms
 
 from actors.environments.atari.area_resize import AreaResize
 from actors.environments.atari.emulator import EmulatorLanes
@@ -20,6 +22,7 @@ SETTINGS = {
     "an end within a step": EnvironmentConfig(frame_skip=3, max_frames=121, full_action_set=False),
     "every frame, no no-ops": EnvironmentConfig(frame_skip=1, noop_max=0, max_frames=40, full_action_set=False),
     "two frames, one no-op": EnvironmentConfig(frame_skip=2, noop_max=1, max_frames=120),
+    "every pixel": EnvironmentConfig(screen="210x160", max_frames=200),
     "a slow eye": EnvironmentConfig(frame_skip=7, noop_max=100, max_frames=500, sticky_actions=0.5),
 }
 
@@ -44,6 +47,7 @@ def play(lanes: object, steps: int, seed: int) -> list[tuple[np.ndarray, ...]]:
         ("Pong", "sticky"),
         ("Breakout", "an end within a step"),
         ("MontezumaRevenge", "as in the paper"),
+        ("MontezumaRevenge", "every pixel"),
         ("Seaquest", "every frame, no no-ops"),
     ],
 )
@@ -121,6 +125,27 @@ def test_ram_has_to_be_asked_for(env_id: str) -> None:
 def test_other_environments_have_no_ram() -> None:
     with pytest.raises(UnsupportedEnvironment, match="no Atari game"):
         LaneEnvironments("CartPole-v1", 1, 0, EnvironmentConfig(), with_ram=True)
+
+
+def test_whole_screens_are_what_the_emulator_shows() -> None:
+    """With one frame per action, no maximum of two and no chance: grey, pixel by pixel."""
+    config = EnvironmentConfig(screen="210x160", frame_skip=1, noop_max=0, full_action_set=True)
+    lanes = make_lanes("ALE/Seaquest-v5", 1, config, num_threads=1)
+    assert lanes.spec.observation_shape == (1, 210, 160)
+    lanes.reset(np.array([3]), np.ones(1, np.bool_))
+    ale = ale_py.ALEInterface()
+    ale.setInt("random_seed", 3)
+    ale.setFloat("repeat_action_probability", 0.0)
+    ale.loadROM(roms.get_rom_path("seaquest"))
+    legal = ale.getLegalActionSet()
+    seen, shown = [], []
+    for action in np.random.default_rng(0).integers(len(legal), size=60):
+        ale.act(legal[action])
+        seen.append(lanes.step(np.array([action])).observations[0, 0])
+        shown.append(ale.getScreenGrayscale())
+    lanes.close()
+    np.testing.assert_array_equal(np.stack(seen), np.stack(shown))
+    assert np.ptp(np.stack(shown), axis=0).max() > 50, "nothing moved"
 
 
 def test_mode_and_difficulty_change_the_game_at_every_seed() -> None:

@@ -19,6 +19,8 @@ REFUSED = {
     "frame skip elsewhere": ([*CARTPOLE, "--environment.frame-skip", "2"], "--environment.frame-skip has no effect"),
     "no-ops elsewhere": (["--env", "Agent57/RandomCoin-v0", "--environment.noop-max", "0"], "noop-max"),
     "frames elsewhere": ([*CARTPOLE, "--environment.max-frames", "500"], "--environment.max-frames"),
+    "screens elsewhere": ([*CARTPOLE, "--environment.screen", "210x160"], "--environment.screen"),
+    "depth of a flat torso": (["--network.stochastic-depth", "0.2"], "only nfnet has residual blocks"),
     "actions elsewhere": ([*CARTPOLE, "--environment.full-action-set"], "--environment.full-action-set"),
     "several": (
         [*CARTPOLE, "--environment.noop-max", "0", "--environment.frame-skip", "2"],

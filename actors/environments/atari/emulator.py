@@ -20,8 +20,6 @@ from actors.environments.step import EnvironmentStep, numbered
 from actors.environments.supported_spaces import UnsupportedEnvironment
 from agent57.structures import EnvironmentSpec
 
-SIZE = 84
-
 
 class Emulator:
     """One game with the paper's preprocessing and next-step autoreset (see `contract.py`).
@@ -46,13 +44,13 @@ class Emulator:
         # there, as in the vector environment.
         self._grey = np.zeros((2, height, width), np.uint8)
         self._colours = np.zeros((2, height, width, 3), np.uint8) if coloured else None
-        self._resize = AreaResize((height, width), SIZE, SIZE)
+        self._resize = AreaResize((height, width), *config.screen_size)
         self._draws = np.random.RandomState(0)
         self._frames = 0
         self.terminated = self.truncated = False
 
     def reset(self, seed: int | None = None) -> np.ndarray:
-        """The first observation [84, 84] of a new episode; without ``seed`` its chances go on from the last one."""
+        """The first observation [rows, columns] of an episode; without ``seed`` its chances go on from the last one."""
         if seed is not None:
             self.ale.setInt("random_seed", seed)
             self._draws = np.random.RandomState(seed)
@@ -75,7 +73,7 @@ class Emulator:
         return self._seen()
 
     def step(self, action: int) -> tuple[np.ndarray, int]:
-        """(observation [84, 84], reward) of one action; a reset if the episode had ended."""
+        """(observation [rows, columns], reward) of one action; a reset if the episode had ended."""
         if self.terminated or self.truncated:
             return self.reset(), 0
         reward = 0
@@ -117,7 +115,7 @@ class EmulatorLanes:
         self._env_id, self._renders = env_id, render
         self._emulators = [Emulator(env_id, rom, config, render) for _ in range(num_lanes)]
         actions = self._emulators[0].actions
-        self.spec = EnvironmentSpec((1, SIZE, SIZE), "uint8", 255.0, len(actions))
+        self.spec = EnvironmentSpec((1, *config.screen_size), "uint8", 255.0, len(actions))
         self.action_names = [action.name for action in actions] if render else numbered(self.spec)
         self._observations = np.zeros((num_lanes, *self.spec.observation_shape), np.uint8)
 

@@ -17,7 +17,7 @@ from agent57.structures import EnvironmentSpec
 
 
 class AtariLanes:
-    """Atari games in the C++ vector environment: preprocessing as in the paper, one 84 x 84 grey frame, no stack."""
+    """Atari games in the C++ vector environment: preprocessing as in the paper, one grey frame, no stack."""
 
     first_action = 0
     faults: ClassVar[dict[int, str]] = {}
@@ -43,11 +43,12 @@ class AtariLanes:
             reward_clipping=False,
             use_fire_reset=False,
         )
-        self._vector = make(img_height=84, img_width=84, grayscale=True)
+        rows, columns = config.screen_size
+        self._vector = make(img_height=rows, img_width=columns, grayscale=True)
         self._screens = AtariScreens(env_id, config.full_action_set, make) if render else None
         actions = self._vector.single_action_space
         assert isinstance(actions, gymnasium.spaces.Discrete)
-        self.spec = EnvironmentSpec((1, 84, 84), "uint8", 255.0, int(actions.n))
+        self.spec = EnvironmentSpec((1, rows, columns), "uint8", 255.0, int(actions.n))
 
     @property
     def action_names(self) -> list[str]:
