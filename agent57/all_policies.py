@@ -15,7 +15,7 @@ from agent57.config import LossConfig, choose
 from agent57.errors import SequenceErrors, loss_mask, priorities_of
 from agent57.family import epsilon_greedy
 from agent57.scales import Scales
-from agent57.structures import EXTRINSIC, INTRINSIC, SequenceBatch
+from agent57.structures import EXTRINSIC, INTRINSIC, SequenceBatch, one_hot
 from agent57.traces import TRACES, Acted, multi_step_targets
 
 
@@ -29,7 +29,7 @@ def policy_weights(policy_index: Tensor, num_policies: int, eta: float, dtype: t
 
     MEME section 4 B2, equation 6.
     """
-    played = torch.nn.functional.one_hot(policy_index, num_policies).to(dtype)
+    played = one_hot(policy_index, num_policies, dtype)
     return eta * played + (1 - eta) / num_policies
 
 

@@ -125,14 +125,16 @@ class RunningScales:
         self.weights = torch.zeros(groups, dtype=torch.float64, device=scales.td.device)
 
     @torch.no_grad()
-    def update(self, statistics: Tensor, which: tuple[bool, bool]) -> None:
+    def update(self, statistics: Tensor, which: tuple[bool, bool], taken: Tensor | None = None) -> None:
         """Take in a batch, all ranks' parts of it, by its ``statistics`` (`Scales.summed`).
 
-        ``which`` of the scales (TD errors, intrinsic rewards) are wanted.
+        ``which`` of the scales (TD errors, intrinsic rewards) are wanted. Where ``taken`` [] is False nothing changes.
         """
         means = statistics[:, 1:] / statistics[:, :1].clamp(min=1)
         # Squares may overflow where errors do not; the moments would keep an infinity for ever.
         counts = (statistics[:, 0] > 0) & means.isfinite().all(1)
+        if taken is not None:
+            counts &= taken
         share = torch.where(counts, 1 - DECAY, 0.0)
         self.moments.lerp_(
             torch.where(counts[:, None], means, 0).to(self.moments.dtype), share[:, None].to(self.moments.dtype)
@@ -143,9 +145,13 @@ class RunningScales:
         std = torch.where(self.weights > 0, std, 1.0).to(self.scales.td.dtype)
         if which[0]:
             floor = POLICY_FLOOR if self.scales.per_policy else FLOOR
-            self.scales.td.copy_(std[:-1].view_as(self.scales.td).clamp(min=floor))
+            self._set(self.scales.td, std[:-1].view_as(self.scales.td).clamp(min=floor), taken)
         if which[1]:
-            self.scales.intrinsic.copy_(std[-1])
+            self._set(self.scales.intrinsic, std[-1], taken)
+
+    @staticmethod
+    def _set(scale: Tensor, value: Tensor, taken: Tensor | None) -> None:
+        scale.copy_(value if taken is None else torch.where(taken, value, scale))
 
     def tensors(self) -> list[Tensor]:
         """What makes up the state, to be copied in place."""

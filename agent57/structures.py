@@ -38,6 +38,14 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 """For functions of numpy arrays and of tensors that return the like."""
 
 
+def one_hot(index: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """[...] -> [..., count]; all zeros for what is none of 0 to count - 1, such as `NO_ACTION`.
+
+    Unlike torch's, it never looks at the numbers, for which a device would have to be waited for.
+    """
+    return (index.unsqueeze(-1) == torch.arange(count, device=index.device)).to(dtype)
+
+
 @dataclass(frozen=True)
 class EnvironmentSpec:
     """What the networks and the codec need to know of an environment.

@@ -47,7 +47,7 @@ class BareStep:
 
     def __init__(self, learner: Learner, batch: SequenceBatch[torch.Tensor]) -> None:
         self._networks, self._targets, self._batch = learner.networks, learner.targets, batch
-        t, b = last_valid(batch.mask, learner.config.auxiliary_steps)
+        t, b, _ = last_valid(batch.mask, learner.config.auxiliary_steps)
         self._observations, self._arrived = batch.observations[t, b], batch.observations[t + 1, b]
         trained = (*self._networks.q_networks, self._networks.embedding, self._networks.rnd.predictor)
         self._optimizers = [torch.optim.Adam(network.parameters(), fused=True) for network in trained]

@@ -302,11 +302,14 @@ class PacedLearner:
         self.updates = 0
         self.bad_updates = 0
 
-    def update(self, batch: SequenceBatch[Any], importance: np.ndarray | None = None) -> UpdateResult:
+    def start(self, batch: SequenceBatch[Any], importance: np.ndarray | None = None) -> UpdateResult:
         time.sleep(self._update_seconds)
         self.updates += 1
         count = len(batch.policy_index)
         return UpdateResult(self._rng.choice(self._traffic.priorities, count), self._traffic.learner_metrics)
+
+    def finish(self, started: UpdateResult) -> UpdateResult:
+        return started
 
     def weights(self) -> np.ndarray:
         return self._vector

@@ -99,19 +99,6 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter], ranks: Ranks) -> Non
 
 
 @torch.no_grad()
-def common_moments(samples: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
-    """(number n, mean, variance) of the samples [n, ...] of all ranks together, element by element."""
-    samples = samples.float()
-    sums = torch.cat([samples.sum(0).reshape(-1), samples.new_tensor([len(samples)])])
-    ranks.sum_(sums)
-    count = sums[-1]
-    mean = (sums[:-1] / count).view(samples.shape[1:])
-    # Deviations from the common mean: a difference of large squares would lose the variance.
-    squares = ranks.sum_((samples - mean).square().sum(0))
-    return count, mean, squares / count
-
-
-@torch.no_grad()
 def broadcast_tensors(tensors: Iterable[Tensor], ranks: Ranks, device: torch.device) -> None:
     """Give every rank the values that rank 0 has; the ranks must hold tensors of the same shapes in the same order."""
     for tensor in tensors:

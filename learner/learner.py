@@ -7,6 +7,7 @@ Agent57 section 3 and appendix. The learner knows nothing of processes or replay
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from agent57.config import AgentConfig
 from agent57.errors import SequenceErrors
 from agent57.kinds import kind_of
-from agent57.networks import ObservationNormalizer, flatten_weights, load_flat_weights
+from agent57.networks import ObservationNormalizer, flatten_weights, load_flat_weights, moments
 from agent57.novelty import make_networks, novelty_of
 from agent57.scales import RunningScales
 from agent57.structures import EnvironmentSpec, SequenceBatch
@@ -26,7 +27,7 @@ from agent57.terms import TERMS, LossTerm
 from agent57.terms.term import Figure, Over, Update, last_transitions
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
 from learner.config import LearnerConfig
-from learner.data_parallel import Ranks, broadcast_tensors, common_moments, sum_gradients
+from learner.data_parallel import Ranks, broadcast_tensors, sum_gradients
 
 
 class TrainingDiverged(RuntimeError):
@@ -42,6 +43,34 @@ class UpdateResult:
 
     priorities: np.ndarray | None
     metrics: dict[str, float]
+
+
+class StartedUpdate:
+    """An update that the device may still be at work on; `Learner.finish` makes an `UpdateResult` of it."""
+
+    def __init__(self, number: int, names: list[str], values: Tensor, priorities: Tensor) -> None:
+        """Update ``number``, counted from 0; ``values`` [len(names)] of its metrics; ``priorities`` [B]."""
+        self.number, self._names = number, names
+        self._host, self._done = _to_host(torch.cat([values, priorities]))
+
+    def read(self) -> tuple[dict[str, float], np.ndarray]:
+        """Metrics by tag, and priorities; waits until the device has them."""
+        if self._done is not None:
+            self._done.synchronize()
+        numbers = self._host.numpy()
+        count = len(self._names)
+        return dict(zip(self._names, numbers[:count].tolist(), strict=True)), numbers[count:].copy()
+
+
+def _to_host(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """``numbers`` on the CPU, once the event has happened (None: now)."""
+    if not numbers.is_cuda:
+        return numbers, None
+    # The copy is queued now, right behind the work that makes them: asked for later it would wait for later work too.
+    host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record()
+    return host, done
 
 
 def resolve_device(device: str) -> torch.device:
@@ -89,6 +118,8 @@ class Learner:
         for parameter in networks.parameters():
             parameter.requires_grad_(id(parameter) in trained and parameter.requires_grad)
         self._optimizers = {name: self._optimizer(name, parameters) for name, parameters in self._parameters.items()}
+        for optimizer in self._optimizers.values():
+            _allocate_moments(optimizer)
 
     def _optimizer(self, name: str, parameters: list[nn.Parameter]) -> torch.optim.Adam:
         config = self.config
@@ -116,6 +147,13 @@ class Learner:
         Metrics are those of the whole batch, priorities those of the part. Raises TrainingDiverged after
         ``max_bad_updates`` updates in a row that had to be skipped.
         """
+        return self.finish(self.start(batch, importance))
+
+    def start(self, batch: SequenceBatch[Any], importance: np.ndarray | None = None) -> StartedUpdate:
+        """`update`, but for its result: nothing here waits for the device, nor depends on what it computes.
+
+        So a GPU is at work on one update while the next is prepared; updates must be finished in order.
+        """
         batch = batch.to_torch(self.device)
         update = Update(
             networks=self.networks,
@@ -139,22 +177,44 @@ class Learner:
         sum_gradients(itertools.chain(*self._parameters.values()), self.ranks)
         figures = {name: figure for term in terms for name, figure in term.figures.items()}
         figures |= self._clip_gradients()
-        metrics = self._metrics(figures, shares)
-        if not self._all_finite(metrics):
-            return UpdateResult(None, {"learner/bad_updates": float(self.bad_updates)})
-
+        names, values = self._metrics(figures, shares)
+        taken = values.isfinite().all()
         for optimizer in self._optimizers.values():
+            # As gradient scalers do: the step is skipped on the device, its count too.
+            optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
             optimizer.step()
-        # Only now: a batch that had to be skipped must not leave its NaN in the moments.
-        self._novelty.learned(self.networks, update.transitions.next_observations, self._observe)
+        # A batch that has to be skipped must not leave its NaN in the moments either.
+        counted = update.transitions.counted & taken
+        self._novelty.learned(
+            self.networks, update.transitions.next_observations, functools.partial(self._observe, counted)
+        )
         if errors.statistics is not None:
             loss_config = self.agent.loss
             which = (loss_config.normalize_td, loss_config.normalize_intrinsic)
-            self._running_scales.update(errors.statistics, which)
+            self._running_scales.update(errors.statistics, which, taken)
+        started = StartedUpdate(self.updates, names, values, errors.priorities)
         self.updates += 1
         if self.updates % self.config.target_period == 0:
-            self.copy_targets()
-        return UpdateResult(errors.priorities.cpu().numpy(), metrics)
+            self.copy_targets(taken)
+        return started
+
+    def finish(self, started: StartedUpdate) -> UpdateResult:
+        """The result of `start`, as `update` returns it; waits for the device."""
+        metrics, priorities = started.read()
+        bad = [name for name, value in metrics.items() if not np.isfinite(value)]
+        if not bad:
+            self._bad_in_a_row = 0
+            return UpdateResult(priorities, metrics)
+        self.updates -= 1
+        self.bad_updates += 1
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row == 1:
+            self._first_bad = f"{bad[0]} = {metrics[bad[0]]} at update {started.number}"
+        if self._bad_in_a_row >= self.config.max_bad_updates:
+            raise TrainingDiverged(
+                f"{self._bad_in_a_row} updates in a row had a NaN or an infinity; it began with {self._first_bad}"
+            )
+        return UpdateResult(None, {"learner/bad_updates": float(self.bad_updates)})
 
     def _seeded_draws(self) -> torch.Generator:
         """What draws for the next update: the same numbers whenever and wherever this rank makes it."""
@@ -167,10 +227,12 @@ class Learner:
         weights = torch.from_numpy(importance).to(self.device)
         return (weights / self.ranks.max_(weights.amax())).float()
 
-    def copy_targets(self) -> None:
-        """Hard copy of both online Q-networks into the target networks."""
+    @torch.no_grad()
+    def copy_targets(self, wanted: Tensor | None = None) -> None:
+        """Hard copy of the online Q-networks into the target networks; none where ``wanted`` [] is False."""
         for target, online in zip(self.targets, self.networks.q_networks, strict=True):
-            target.load_state_dict(online.state_dict())
+            for held, new in zip(target.state_dict().values(), online.state_dict().values(), strict=True):
+                held.copy_(new if wanted is None else torch.where(wanted, new, held))
 
     def weights(self) -> np.ndarray:
         """Everything that actors need, as one float32 vector (see `flatten_weights`)."""
@@ -195,47 +257,28 @@ class Learner:
             sigma = self.networks.scales.of_network(self._kind.names.index(name)) if is_q_network else 1.0
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
-            nn.utils.clip_grads_with_norm_(parameters, limit / sigma, norm)  # type: ignore[arg-type]
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm * sigma)
             # All ranks have the same.
             figures[f"{name}_grad_norm"] = Figure(norm * sigma, Over.SEQUENCES)
             if is_q_network:
                 figures[f"{name}_clipped"] = Figure(norm * sigma > limit, Over.SEQUENCES)
         return figures
 
-    def _metrics(self, figures: dict[str, Figure], shares: dict[Over, Tensor]) -> dict[str, float]:
-        """The figures of the whole batch, by tag; a NaN or an infinity of one rank is one of all."""
-        # One transfer for all numbers: each .item() on a GPU would wait for it by itself.
+    def _metrics(self, figures: dict[str, Figure], shares: dict[Over, Tensor]) -> tuple[list[str], Tensor]:
+        """Tags and values of the figures of the whole batch; a NaN or an infinity of one rank is one of all."""
         numbers = torch.stack([figure.value.detach().float() for figure in figures.values()])
         if self.ranks.count > 1:
             means = self.ranks.sum_(numbers * torch.stack([shares[figure.over] for figure in figures.values()]))
             maxima = self.ranks.max_(numbers.clone())
-            largest = torch.tensor([figure.largest for figure in figures.values()], device=self.device)
-            numbers = torch.where(largest & means.isfinite(), maxima, means)
+            each = zip(figures.values(), means, maxima, strict=True)
+            numbers = torch.stack([most if figure.largest else mean for figure, mean, most in each])
+            numbers = torch.where(means.isfinite(), numbers, means)
         scales = self.networks.scales.by_name()
-        values = torch.cat([numbers, torch.stack(list(scales.values()))])
-        names = [*figures, *scales]
-        return {f"learner/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
+        names = [f"learner/{name}" for name in (*figures, *scales)]
+        return names, torch.cat([numbers, torch.stack(list(scales.values()))])
 
-    def _all_finite(self, metrics: dict[str, float]) -> bool:
-        bad = [name for name, value in metrics.items() if not np.isfinite(value)]
-        if not bad:
-            self._bad_in_a_row = 0
-            return True
-        self.bad_updates += 1
-        self._bad_in_a_row += 1
-        if self._bad_in_a_row == 1:
-            self._first_bad = f"{bad[0]} = {metrics[bad[0]]} at update {self.updates}"
-        if self._bad_in_a_row >= self.config.max_bad_updates:
-            raise TrainingDiverged(
-                f"{self._bad_in_a_row} updates in a row had a NaN or an infinity; it began with {self._first_bad}"
-            )
-        return False
-
-    def _observe(self, normalizer: ObservationNormalizer, arrived: Tensor) -> None:
-        if self.ranks.count == 1:
-            normalizer.observe(arrived)
-        else:
-            normalizer.absorb(*common_moments(arrived, self.ranks))
+    def _observe(self, counted: Tensor, normalizer: ObservationNormalizer, arrived: Tensor) -> None:
+        normalizer.absorb(*moments(arrived, counted, self.ranks.sum_))
 
     def synchronise(self) -> None:
         """Give every rank what rank 0 has; to be called once all have been created or restored alike."""
@@ -276,6 +319,17 @@ class Learner:
         self.bad_updates = state["bad_updates"]
 
 
+def _allocate_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Have Adam make its moments now, all zero, by a step that is skipped: so its state always has the same form."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.found_inf = torch.ones((), device=parameters[0].device)  # type: ignore[attr-defined]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    del optimizer.found_inf  # type: ignore[attr-defined]
+
+
 def _load_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Adam's moments out of ``saved``; rates and constants stay those of the config, which a resume may change.
 
@@ -293,9 +347,9 @@ def _shares(update: Update, errors: SequenceErrors, ranks: Ranks) -> dict[Over, 
     """This rank's share, [] in (0, 1], of what means over the whole batch are taken over."""
     dtype = errors.priorities.dtype
     numbers = {
-        Over.SEQUENCES: errors.priorities.new_tensor(update.batch.mask.shape[1]),
+        Over.SEQUENCES: errors.priorities.new_full((), update.batch.mask.shape[1]),
         Over.STEPS: errors.mask.sum().to(dtype),
-        Over.TRANSITIONS: errors.priorities.new_tensor(len(update.transitions)),
+        Over.TRANSITIONS: update.transitions.counted.sum().to(dtype),
     }
     mine = torch.stack(list(numbers.values()))
     # By itself a rank has it all, even where burn-in leaves no valid step.
@@ -308,7 +362,7 @@ def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
 
     Files give plain layouts, but the fused kernel pairs raw memory, and convolution weights are channels-last.
     """
-    for parameter, moments in optimizer.state.items():
-        for name, value in moments.items():
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
             if value.shape == parameter.shape:
-                moments[name] = torch.empty_like(parameter).copy_(value)
+                held[name] = torch.empty_like(parameter).copy_(value)

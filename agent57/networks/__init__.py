@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from agent57.networks.all_networks import Agent57Networks, flatten_weights, load_flat_weights
-from agent57.networks.novelty_networks import EmbeddingNetwork, ObservationNormalizer, RandomNetworkDistillation
+from agent57.networks.novelty_networks import (
+    EmbeddingNetwork,
+    ObservationNormalizer,
+    RandomNetworkDistillation,
+    moments,
+)
 from agent57.networks.q_network import QNetwork
 from agent57.networks.recurrent import RecurrentNetwork, RecurrentState
 from agent57.networks.shared_network import SharedQNetwork
@@ -19,4 +24,5 @@ __all__ = [
     "SharedQNetwork",
     "flatten_weights",
     "load_flat_weights",
+    "moments",
 ]

@@ -21,6 +21,25 @@ def _unchanged(observations: Tensor) -> Tensor:
     return observations
 
 
+@torch.no_grad()
+def moments(
+    samples: Tensor, counted: Tensor, sum_over_ranks: Callable[[Tensor], Tensor] = _unchanged
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(number n [], mean, variance [*obs]) of those ``samples`` [N, *obs] that are ``counted`` [N], pixel by pixel.
+
+    ``sum_over_ranks`` adds up in place what several learners have.
+    """
+    # torch.var_mean over the first axis takes twenty times as long on a CPU, and a product with NaN is NaN.
+    shape = samples.shape[1:]
+    samples, counted = samples.flatten(1).float(), counted.float()
+    sums = torch.cat([torch.mv(samples.T, counted), counted.sum().unsqueeze(0)])
+    count = sum_over_ranks(sums)[-1]
+    mean = sums[:-1] / count.clamp(min=1)
+    # Deviations from the common mean: a difference of large squares would lose the variance.
+    squares = sum_over_ranks(torch.mv((samples - mean).square().T, counted))
+    return count, mean.view(shape), (squares / count.clamp(min=1)).view(shape)
+
+
 class ObservationNormalizer(nn.Module):
     """Observations minus their running mean, over their running std, element by element, clipped to +-5.
 
@@ -45,18 +64,15 @@ class ObservationNormalizer(nn.Module):
     @torch.no_grad()
     def observe(self, observations: Tensor) -> None:
         """Update mean and std with observations [n, *obs]; n = 0 changes nothing."""
-        n = len(observations)
-        if n == 0:
-            return
-        # torch.var_mean over the first axis takes twenty times as long on a CPU.
-        pixels = observations.float()
-        mean = pixels.mean(0)
-        self.absorb(n, mean, (pixels - mean).square().mean(0))
+        self.absorb(*moments(observations, torch.ones(len(observations), device=observations.device)))
 
     @torch.no_grad()
-    def absorb(self, n: int | Tensor, mean: Tensor, variance: Tensor) -> None:
-        """Update with n > 0 observations of this mean and variance [*obs]; elements that overflow stay as they are."""
-        weight = n / (self.count + n)
+    def absorb(self, n: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Update with n [] observations of this mean and variance [*obs]; elements that overflow stay as they are.
+
+        Where n is 0 all do.
+        """
+        weight = n / (self.count + n).clamp(min=1)
         shift = mean - self.mean
         # While nothing was measured, the placeholder's weight 1 - n/n is 0.
         new_variance = (1 - weight) * self.std.square() + weight * variance + weight * (1 - weight) * shift.square()

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from agent57.config import NetworkConfig
-from agent57.structures import NO_ACTION, EnvironmentSpec
+from agent57.structures import EnvironmentSpec, one_hot
 from agent57.torsos import Torso
 from agent57.values import rescale
 
@@ -101,10 +100,10 @@ class RecurrentNetwork(nn.Module):
         policy_index: Tensor,
     ) -> Tensor:
         rewards = torch.stack([extrinsic_rewards, intrinsic_rewards], -1)
-        actions = F.one_hot(previous_actions - NO_ACTION, self.num_actions + 1)[..., 1:].to(features.dtype)
+        actions = one_hot(previous_actions, self.num_actions, features.dtype)
         if not self._seen_policies:
             return torch.cat([features, actions, rescale(rewards)], -1)
-        policies = F.one_hot(policy_index, self._seen_policies).to(features.dtype)
+        policies = one_hot(policy_index, self._seen_policies, features.dtype)
         return torch.cat([features, policies, actions, rescale(rewards)], -1)
 
 

@@ -105,7 +105,8 @@ class Novelty:
     ) -> None:
         """An update was made, of the observations ``arrived`` [n, *obs] among others.
 
-        ``observe(normalizer, observations)`` takes them into running moments, those of other learners too.
+        ``observe(normalizer, arrived)`` takes them into running moments, those of other learners too, and leaves out
+        copies (`Transitions`) and updates that had to be skipped.
         """
 
     def lanes(self, networks: Agent57Networks, num_lanes: int) -> LaneNovelty:

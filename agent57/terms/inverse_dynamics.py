@@ -13,8 +13,8 @@ def inverse_dynamics(update: Update) -> Term:
     moves, network = update.transitions, update.networks.embedding
     both = network(torch.cat([moves.observations, moves.next_observations]))
     logits = network.action_logits(*both.chunk(2))
-    loss = F.cross_entropy(logits, moves.actions)
-    accuracy = (logits.argmax(-1) == moves.actions).float().mean()
+    loss = moves.mean(F.cross_entropy(logits, moves.actions, reduction="none"))
+    accuracy = moves.mean((logits.argmax(-1) == moves.actions).float())
     figures = {
         "embedding_loss": Figure(loss.detach(), Over.TRANSITIONS),
         "embedding_accuracy": Figure(accuracy, Over.TRANSITIONS),

@@ -7,5 +7,6 @@ from agent57.terms.term import Figure, Over, Term, Update
 
 def rnd(update: Update) -> Term:
     """Mean squared prediction error of the observations that arrived; trains the predictor."""
-    loss = update.networks.rnd(update.transitions.next_observations).mean()
+    moves = update.transitions
+    loss = moves.mean(update.networks.rnd(moves.next_observations))
     return Term(loss, Over.TRANSITIONS, {"rnd_error": Figure(loss.detach(), Over.TRANSITIONS)})

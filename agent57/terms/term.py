@@ -44,14 +44,19 @@ class Term:
 
 @dataclass(frozen=True)
 class Transitions:
-    """n transitions: ``observations``, ``next_observations`` [n, *obs], ``actions`` int64 [n]."""
+    """n transitions: ``observations``, ``next_observations`` [n, *obs], ``actions`` int64 [n].
+
+    Of these, ``counted`` bool [n] says which there are; the others are copies, so that n does not depend on the data.
+    """
 
     observations: Tensor
     next_observations: Tensor
     actions: Tensor
+    counted: Tensor
 
-    def __len__(self) -> int:
-        return len(self.actions)
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of ``values`` [n], over those that count; []."""
+        return (values * self.counted).sum() / self.counted.sum().clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,17 @@ def last_transitions(batch: SequenceBatch[Tensor], count: int) -> Transitions:
 
     NGU trains its embedding and its RND predictor on the last 5 steps of each sampled sequence.
     """
-    t, b = last_valid(batch.mask, count)
-    return Transitions(batch.observations[t, b], batch.observations[t + 1, b], batch.actions[t, b])
+    t, b, counted = last_valid(batch.mask, count)
+    return Transitions(batch.observations[t, b], batch.observations[t + 1, b], batch.actions[t, b], counted)
 
 
-def last_valid(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Time and batch indices (t, b), each [n], of the last ``count`` valid steps of each column of ``mask`` [T, B]."""
-    lengths = mask.sum(0)
-    steps = torch.arange(mask.shape[0], device=mask.device).unsqueeze(1)
-    t, b = torch.nonzero(mask & (steps >= lengths - count), as_tuple=True)
-    return t, b
+def last_valid(mask: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Time and batch indices (t, b) of the last ``count`` valid steps of each column of ``mask`` [T, B], each [n].
+
+    A column's valid steps come first. Where it has fewer than ``count`` its first step stands for those that are
+    missing, and the third [n], bool, says that they do not count: so n is the same whatever the mask.
+    """
+    count, columns = min(count, mask.shape[0]), mask.shape[1]
+    steps = mask.sum(0) - torch.arange(count, 0, -1, device=mask.device).unsqueeze(1)
+    b = torch.arange(columns, device=mask.device).expand(count, columns)
+    return steps.clamp(min=0).flatten(), b.flatten(), (steps >= 0).flatten()

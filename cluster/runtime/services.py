@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from cluster.run.messages import (
 )
 from cluster.telemetry.mean_accumulator import MeanAccumulator
 from learner.data_parallel import DistributedRanks, Ranks
-from learner.learner import Learner, resolve_device
+from learner.learner import Learner, StartedUpdate, resolve_device
 from learner.prefetch import Prefetcher
 from replay.codec import decode_batch, encode_sequence
 from replay.prioritized import PrioritizedReplay, SampledSequences
@@ -161,6 +162,8 @@ class LearnerService:
         self._spec = sequence_spec(config)
         learner = config.learner if device is None else dataclasses.replace(config.learner, device=device)
         self.learner = Learner(config.agent, learner, self._spec.environment, config.seed, self.ranks)
+        self._ahead = 1 if self.learner.device.type == "cuda" else 0
+        """Updates that may be at work while another is started; on a CPU nothing runs beside this thread."""
         self._rng = np.random.default_rng([config.seed, 12, self.ranks.rank, life])
         self._replay: ReplayPort | None = None
         self._batches: Iterator[tuple[SampledSequences, SequenceBatch[np.ndarray]]] | None = None
@@ -175,6 +178,8 @@ class LearnerService:
         means = MeanAccumulator()
         updates = transitions = 0
         peer_lost = None
+        # A GPU works on one update while the results of the one before are dealt with and the next is prepared.
+        at_work: deque[tuple[SampledSequences, StartedUpdate]] = deque()
         while updates < request.count:
             start = time.perf_counter()
             try:
@@ -186,25 +191,35 @@ class LearnerService:
             if batch is None or trained is None:
                 break
             fetched = time.perf_counter()
-            result = self.learner.update(batch, self._importance(sampled))
+            at_work.append((sampled, self.learner.start(batch, self._importance(sampled))))
             updates += 1
             transitions += trained
-            if result.priorities is not None:
-                try:
-                    request.replay.update_priorities(sampled, result.priorities)
-                except PeerLost as error:
-                    peer_lost = str(error)
-            for name, value in result.metrics.items():
-                means.add(name, value)
+            if len(at_work) > self._ahead:
+                peer_lost = self._finish(*at_work.popleft(), means) or peer_lost
             means.add("learner/fetch_seconds", fetched - start)
             means.add("learner/update_seconds", time.perf_counter() - fetched)
             means.add("replay/sampled_age", float(sampled.ages.mean()))
             means.add("replay/sampled_length", batch.num_transitions / len(sampled.slots))
-            if result.priorities is not None:
-                means.add("replay/updated_priority", float(result.priorities.mean()))
+        while at_work:
+            peer_lost = self._finish(*at_work.popleft(), means) or peer_lost
         peer_lost = self.publish(request.weights) or peer_lost or request.replay.complaint or None
         metrics = means.drain() | {"learner/bad_updates": float(self.learner.bad_updates)}
         return UpdateReply(updates, self.learner.updates, transitions, metrics, peer_lost, resident_bytes())
+
+    def _finish(self, sampled: SampledSequences, started: StartedUpdate, means: MeanAccumulator) -> str | None:
+        """Send the new priorities, count the metrics; returns which shard was lost, or None."""
+        result = self.learner.finish(started)
+        for name, value in result.metrics.items():
+            means.add(name, value)
+        if result.priorities is None:
+            return None
+        means.add("replay/updated_priority", float(result.priorities.mean()))
+        try:
+            assert self._replay is not None
+            self._replay.update_priorities(sampled, result.priorities)
+        except PeerLost as error:
+            return str(error)
+        return None
 
     def _importance(self, sampled: SampledSequences) -> np.ndarray | None:
         exponent = self.config.replay.importance_exponent

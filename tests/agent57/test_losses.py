@@ -449,19 +449,22 @@ def test_priorities_and_td_errors_carry_no_gradient() -> None:
 def test_last_transitions_of_long_short_and_empty_sequences() -> None:
     lengths = [6, 5, 2, 1, 0]
     mask = torch.tensor([[t < length for length in lengths] for t in range(6)])
-    t, b = last_valid(mask, 3)
-    found = sorted(zip(b.tolist(), t.tolist(), strict=True))
+    t, b, counted = last_valid(mask, 3)
+    assert len(t) == 3 * 5
+    found = sorted(zip(b[counted].tolist(), t[counted].tolist(), strict=True))
     assert found == [(0, 3), (0, 4), (0, 5), (1, 2), (1, 3), (1, 4), (2, 0), (2, 1), (3, 0)]
-    t, b = last_valid(mask, 100)
-    assert len(t) == sum(lengths)
-    assert mask[t, b].all()
+    t, b, counted = last_valid(mask, 100)
+    assert int(counted.sum()) == sum(lengths)
+    assert mask[t, b][counted].all()
+    assert not t[~counted].any(), "what is missing is a copy of the first step"
 
 
 def moves_on_a_ring(rng: np.random.Generator, count: int, cells: int = 4) -> Transitions:
     """One-hot cells before and after a move by 0, 1 or 2: neither cell alone says which."""
     cell, action = rng.integers(cells, size=count), rng.integers(3, size=count)
     eye = torch.eye(cells)
-    return Transitions(eye[cell], eye[(cell + action) % cells], torch.from_numpy(action))
+    counted = torch.ones(count, dtype=torch.bool)
+    return Transitions(eye[cell], eye[(cell + action) % cells], torch.from_numpy(action), counted)
 
 
 def embedding_loss(network: EmbeddingNetwork, moves: Transitions) -> tuple[Tensor, Tensor]:
@@ -508,7 +511,7 @@ def test_rnd_loss_is_the_mean_error_and_reaches_the_predictor_only() -> None:
     torch.manual_seed(2)
     network = RandomNetworkDistillation(VECTOR, tiny_network())
     observations = torch.randn(7, 4)
-    moves = Transitions(observations[:0], observations, torch.zeros(7, dtype=torch.int64))
+    moves = Transitions(observations[:0], observations, torch.zeros(7, dtype=torch.int64), torch.ones(7) > 0)
     loss = rnd(SimpleNamespace(transitions=moves, networks=SimpleNamespace(rnd=network))).loss  # type: ignore[arg-type]
     x = network.normalizer(observations)
     expected = (network.predictor(x) - network.target(x)).square().sum() / (7 * 8)

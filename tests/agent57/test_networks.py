@@ -23,6 +23,7 @@ from agent57.networks import (
     RandomNetworkDistillation,
     flatten_weights,
     load_flat_weights,
+    moments,
 )
 from agent57.structures import NO_ACTION, EnvironmentSpec
 from agent57.torsos import set_torso_dtype
@@ -256,6 +257,16 @@ def test_observed_moments_are_numpys_over_all_frames() -> None:
     assert normalizer.count == 30
     np.testing.assert_allclose(normalizer.mean, frames.numpy().mean(0), rtol=1e-5)
     np.testing.assert_allclose(normalizer.std, frames.numpy().astype(np.float64).std(0), rtol=1e-4, atol=1e-3)
+
+
+def test_no_observations_change_no_bit_of_the_moments() -> None:
+    normalizer = ObservationNormalizer(ATARI)
+    frames = observations_of(ATARI, 7).float() + torch.rand(7, *ATARI.observation_shape)
+    normalizer.observe(frames)
+    before = copy.deepcopy(normalizer.state_dict())
+    normalizer.observe(frames[:0])
+    normalizer.absorb(*moments(frames, torch.zeros(7)))
+    assert all(torch.equal(value, before[name]) for name, value in normalizer.state_dict().items())
 
 
 def test_moments_that_overflow_stay_as_they_were() -> None:

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from agent57.config import LossConfig, SequenceConfig
-from agent57.networks import flatten_weights
+from agent57.networks import flatten_weights, moments
 from agent57.structures import SequenceBatch
 from cluster.run.checkpoint import load_tree, save_tree
 from learner.config import LearnerConfig
-from learner.data_parallel import DistributedRanks, Ranks, common_moments
+from learner.data_parallel import DistributedRanks, Ranks
 from learner.learner import Learner
 from tests.learner.test_learner import TRACE_LENGTH, agent_config, make_batch
 from tests.loss_oracle import SMALL_IMAGE, VECTOR, batch_of, varied_sequences
@@ -175,10 +175,11 @@ def test_a_nan_of_one_rank_makes_both_skip(outcome: Path) -> None:
 
 def test_moments_by_itself_are_those_of_numpy() -> None:
     samples = torch.from_numpy(np.random.default_rng(0).normal(50, 3, (7, 4, 2))).float()
-    count, mean, variance = common_moments(samples, Ranks())
-    assert int(count) == 7
-    np.testing.assert_allclose(mean, samples.numpy().mean(0), rtol=1e-5)
-    np.testing.assert_allclose(variance, samples.numpy().var(0), rtol=1e-4)
+    counted = torch.tensor([True, False, True, True, True, True, False])
+    count, mean, variance = moments(samples, counted)
+    assert int(count) == 5
+    np.testing.assert_allclose(mean, samples[counted].numpy().mean(0), rtol=1e-5)
+    np.testing.assert_allclose(variance, samples[counted].numpy().var(0), rtol=1e-4)
 
 
 def test_a_rank_by_itself_makes_the_update_it_always_made() -> None:

@@ -282,7 +282,8 @@ def everything(learner: Learner) -> dict[str, Any]:
 @pytest.mark.parametrize("field", ["extrinsic_rewards", "behaviour_probs", "observations"])
 @pytest.mark.parametrize("updates_before", [0, 2])
 def test_update_with_a_nan_is_skipped_and_counted(field: str, updates_before: int) -> None:
-    learner = make_learner()
+    """It would have been a third one, which ends in a copy into the targets."""
+    learner = make_learner(agent=agent_config(normalize_td=True, normalize_intrinsic=True), target_period=3)
     for seed in range(updates_before):
         learner.update(make_batch(seed))
     before = everything(learner)
