@@ -173,6 +173,10 @@ class SequenceBatch(Steps[Array]):
             tensors[each.name] = tensor.to(device, non_blocking=True)
         return SequenceBatch(**tensors)
 
+    def pinned(self) -> SequenceBatch[Tensor]:
+        """The same batch in page-locked memory, from which a GPU fetches it while the program goes on."""
+        return SequenceBatch(**{name: torch.as_tensor(value).pin_memory() for name, value in vars(self).items()})
+
 
 def padded_batch(spec: SequenceSpec, batch_size: int, pad_observations: bool = True) -> SequenceBatch[np.ndarray]:
     """A batch that holds only padding, to be filled by `fill_column` or `fill_columns`.

@@ -42,7 +42,7 @@ from cluster.run.messages import (
     UpdateRequest,
 )
 from cluster.runtime import services
-from learner.learner import UpdateResult
+from learner.updates import UpdateResult
 from replay.prioritized import SampledSequences
 
 EPISODE_STEPS = 1000

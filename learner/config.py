@@ -41,6 +41,11 @@ class LearnerConfig:
     it."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one."""
+    matrix_precision: Literal["float32", "tf32"] = "float32"
+    """On a GPU, of the LSTM and the heads, and of convolutions in float32. tf32: products of numbers with 10 bits of
+    mantissa, much the faster on cards that have it."""
+    compile: Literal["auto", "off"] = "auto"
+    """auto: on a GPU, by itself, an update is recorded as a CUDA graph and replayed; off: it never is."""
     max_bad_updates: Annotated[int, Range(at_least=1, at_most=10**6)] = 20
     """Updates in a row with a NaN or an infinity after which the run stops; a single one is skipped."""
 

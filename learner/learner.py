@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,49 +27,9 @@ from agent57.terms.term import Figure, Over, Update, last_transitions
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
 from learner.config import LearnerConfig
 from learner.data_parallel import Ranks, broadcast_tensors, sum_gradients
-
-
-class TrainingDiverged(RuntimeError):
-    """Losses or gradients stayed NaN or infinite; the message names the first bad quantity."""
-
-
-@dataclass
-class UpdateResult:
-    """New ``priorities`` float32 [B] of the batch, and ``metrics``, one number per tag.
-
-    A skipped update (NaN or infinity) has ``priorities`` None.
-    """
-
-    priorities: np.ndarray | None
-    metrics: dict[str, float]
-
-
-class StartedUpdate:
-    """An update that the device may still be at work on; `Learner.finish` makes an `UpdateResult` of it."""
-
-    def __init__(self, number: int, names: list[str], values: Tensor, priorities: Tensor) -> None:
-        """Update ``number``, counted from 0; ``values`` [len(names)] of its metrics; ``priorities`` [B]."""
-        self.number, self._names = number, names
-        self._host, self._done = _to_host(torch.cat([values, priorities]))
-
-    def read(self) -> tuple[dict[str, float], np.ndarray]:
-        """Metrics by tag, and priorities; waits until the device has them."""
-        if self._done is not None:
-            self._done.synchronize()
-        numbers = self._host.numpy()
-        count = len(self._names)
-        return dict(zip(self._names, numbers[:count].tolist(), strict=True)), numbers[count:].copy()
-
-
-def _to_host(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """``numbers`` on the CPU, once the event has happened (None: now)."""
-    if not numbers.is_cuda:
-        return numbers, None
-    # The copy is queued now, right behind the work that makes them: asked for later it would wait for later work too.
-    host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
-    done = torch.cuda.Event()
-    done.record()
-    return host, done
+from learner.graph import CapturedStep
+from learner.optimizers import load_moments, make_optimizer, skip_where
+from learner.updates import Inputs, Outputs, StartedUpdate, TrainingDiverged, UpdateResult
 
 
 def resolve_device(device: str) -> torch.device:
@@ -94,6 +53,9 @@ class Learner:
         self.agent, self.config = agent, config
         self.ranks = ranks or Ranks()
         self.device = resolve_device(config.device)
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = config.matrix_precision == "tf32"
+            torch.backends.cudnn.allow_tf32 = config.matrix_precision == "tf32"
         self._kind = kind_of(agent)
         self.betas, self.discounts = self._kind.betas.to(self.device), self._kind.discounts.to(self.device)
         with torch.random.fork_rng(devices=[]):
@@ -117,26 +79,11 @@ class Learner:
         trained = {id(parameter) for parameters in self._parameters.values() for parameter in parameters}
         for parameter in networks.parameters():
             parameter.requires_grad_(id(parameter) in trained and parameter.requires_grad)
-        self._optimizers = {name: self._optimizer(name, parameters) for name, parameters in self._parameters.items()}
-        for optimizer in self._optimizers.values():
-            _allocate_moments(optimizer)
-
-    def _optimizer(self, name: str, parameters: list[nn.Parameter]) -> torch.optim.Adam:
-        config = self.config
-        if name in self._kind.names and config.optimizer == "adamw":
-            matrices = [parameter for parameter in parameters if parameter.dim() > 1]
-            others = [parameter for parameter in parameters if parameter.dim() <= 1]
-            groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-            rate, decay = config.learning_rate, config.weight_decay
-            return torch.optim.AdamW(groups, lr=rate, eps=config.adam_epsilon, weight_decay=decay, fused=True)
-        rates = {"embedding": config.embedding_learning_rate, "rnd": config.rnd_learning_rate}
-        return torch.optim.Adam(
-            parameters,
-            lr=rates.get(name, config.learning_rate),
-            eps=config.adam_epsilon,
-            fused=True,
-            weight_decay=config.embedding_l2 if name == "embedding" else 0.0,
-        )
+        self._optimizers = {
+            name: make_optimizer(name, parameters, config, name in self._kind.names)
+            for name, parameters in self._parameters.items()
+        }
+        self._step = CapturedStep(self._compute) if self._captures else self._compute
 
     def update(self, batch: SequenceBatch[Any], importance: np.ndarray | None = None) -> UpdateResult:
         """One update of all networks from ``batch`` (numpy or torch): of several ranks' whole batch, this one's part.
@@ -154,18 +101,26 @@ class Learner:
 
         So a GPU is at work on one update while the next is prepared; updates must be finished in order.
         """
-        batch = batch.to_torch(self.device)
+        inputs = Inputs(batch.to_torch(self.device), self._importance(importance), self._branch_draws(batch))
+        started = StartedUpdate(self.updates, self._step(inputs))
+        self.updates += 1
+        if self.updates % self.config.target_period == 0:
+            self.copy_targets(started.taken)
+        return started
+
+    def _compute(self, inputs: Inputs) -> Outputs:
+        """The device's part of an update: always the same operations, on tensors of the same shapes."""
         update = Update(
             networks=self.networks,
             target_networks=self._target_networks,
-            batch=batch,
-            transitions=last_transitions(batch, self.config.auxiliary_steps),
+            batch=inputs.batch,
+            transitions=last_transitions(inputs.batch, self.config.auxiliary_steps),
             betas=self.betas,
             discounts=self.discounts,
             config=self.agent.loss,
             sum_over_ranks=self.ranks.sum_,
-            importance=self._importance(importance),
-            generator=self._seeded_draws(),
+            importance=inputs.importance,
+            draws=inputs.draws,
         )
         term, errors = self._kind.term(update)
         terms = [term, *(term(update) for term in self._terms)]
@@ -180,8 +135,7 @@ class Learner:
         names, values = self._metrics(figures, shares)
         taken = values.isfinite().all()
         for optimizer in self._optimizers.values():
-            # As gradient scalers do: the step is skipped on the device, its count too.
-            optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
+            skip_where(optimizer, (~taken).float())
             optimizer.step()
         # A batch that has to be skipped must not leave its NaN in the moments either.
         counted = update.transitions.counted & taken
@@ -192,11 +146,7 @@ class Learner:
             loss_config = self.agent.loss
             which = (loss_config.normalize_td, loss_config.normalize_intrinsic)
             self._running_scales.update(errors.statistics, which, taken)
-        started = StartedUpdate(self.updates, names, values, errors.priorities)
-        self.updates += 1
-        if self.updates % self.config.target_period == 0:
-            self.copy_targets(taken)
-        return started
+        return Outputs(names, torch.cat([values, errors.priorities]), taken)
 
     def finish(self, started: StartedUpdate) -> UpdateResult:
         """The result of `start`, as `update` returns it; waits for the device."""
@@ -216,10 +166,26 @@ class Learner:
             )
         return UpdateResult(None, {"learner/bad_updates": float(self.bad_updates)})
 
-    def _seeded_draws(self) -> torch.Generator:
-        """What draws for the next update: the same numbers whenever and wherever this rank makes it."""
+    def _branch_draws(self, batch: SequenceBatch[Any]) -> tuple[Tensor | None, ...]:
+        """For each Q-network [branches, B], uniform in [0, 1): what its torso leaves out of each sequence.
+
+        The same numbers whenever and wherever this rank makes this update; None for a torso that leaves nothing out.
+        """
+        branches = [network.torso.branches for network in self.networks.q_networks]
+        if not any(branches):
+            return (None,) * len(branches)
         seed = np.random.SeedSequence((self._seed, self.updates, self.ranks.rank)).generate_state(1)
-        return self._draws.manual_seed(int(seed[0]))
+        self._draws.manual_seed(int(seed[0]))
+        columns = len(batch.policy_index)
+        return tuple(
+            torch.rand((count, columns), generator=self._draws, device=self.device) if count else None
+            for count in branches
+        )
+
+    @property
+    def _captures(self) -> bool:
+        """Whether the device's part becomes a CUDA graph. Messages between ranks are left out of one."""
+        return self.config.compile == "auto" and self.device.type == "cuda" and self.ranks.count == 1
 
     def _importance(self, importance: np.ndarray | None) -> Tensor | None:
         if importance is None:
@@ -312,35 +278,10 @@ class Learner:
         self.networks.load_state_dict(state["networks"])
         self.targets.load_state_dict(state["targets"])
         for name, optimizer in self._optimizers.items():
-            _load_moments(optimizer, state["optimizers"][name])
-            _match_layouts(optimizer)
+            load_moments(optimizer, state["optimizers"][name])
         self._running_scales.load_state_dict(state["scales"])
         self.updates = state["updates"]
         self.bad_updates = state["bad_updates"]
-
-
-def _allocate_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Have Adam make its moments now, all zero, by a step that is skipped: so its state always has the same form."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.found_inf = torch.ones((), device=parameters[0].device)  # type: ignore[attr-defined]
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    del optimizer.found_inf  # type: ignore[attr-defined]
-
-
-def _load_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Adam's moments out of ``saved``; rates and constants stay those of the config, which a resume may change.
-
-    Raises RuntimeError unless they have the shapes of the parameters: fused kernels write without looking.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, held in saved["state"].items():
-        shape = parameters[number].shape
-        if {name: value.shape for name, value in held.items()} != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
-            raise RuntimeError(f"the optimizer's moments of parameter {number} do not have its shape")
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _shares(update: Update, errors: SequenceErrors, ranks: Ranks) -> dict[Over, Tensor]:
@@ -355,14 +296,3 @@ def _shares(update: Update, errors: SequenceErrors, ranks: Ranks) -> dict[Over, 
     # By itself a rank has it all, even where burn-in leaves no valid step.
     shares = mine / ranks.sum_(mine.clone()).clamp(min=1) if ranks.count > 1 else torch.ones_like(mine)
     return dict(zip(numbers, shares, strict=True))
-
-
-def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
-    """Lay Adam's moments out as their parameters are.
-
-    Files give plain layouts, but the fused kernel pairs raw memory, and convolution weights are channels-last.
-    """
-    for parameter, held in optimizer.state.items():
-        for name, value in held.items():
-            if value.shape == parameter.shape:
-                held[name] = torch.empty_like(parameter).copy_(value)

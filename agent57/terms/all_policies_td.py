@@ -23,7 +23,7 @@ def all_policies_td(update: Update) -> tuple[Term, SequenceErrors]:
     (online,), (target,), config = update.networks.q_networks, update.target_networks, update.config
     seen = scaled_batch(update.batch, update.networks.scales)
     seen.observations = online.torso_inputs(seen.observations)
-    outputs = unroll(online, seen, 0, config.burn_in, update.generator)
+    outputs = unroll(online, seen, 0, config.burn_in, update.draws[0])
     has_head = outputs.shape[2] > POLICY
     centre = outputs.detach()
     if config.bootstrap == "target" or config.trust_region is not None or (has_head and config.distillation_kl):

@@ -20,7 +20,7 @@ def q_td(update: Update) -> tuple[Term, SequenceErrors]:
     scales = update.networks.scales
     seen = scaled_batch(update.batch, scales)
     seen.observations = online[0].torso_inputs(seen.observations)
-    unrolled = [unroll(network, seen, net, config.burn_in, update.generator) for net, network in enumerate(online)]
+    unrolled = [unroll(network, seen, net, config.burn_in, update.draws[net]) for net, network in enumerate(online)]
     q = both_networks(unrolled)
     bootstrap_q = centre_q = q.detach()
     if config.bootstrap == "target" or config.trust_region is not None:
@@ -93,17 +93,13 @@ def unroll(
     batch: SequenceBatch[Tensor],
     net: int,
     burn_in: int,
-    generator: torch.Generator | None = None,
+    draws: Tensor | None = None,
 ) -> Tensor:
     """A network's outputs at every step of a batch, [T+1, B, *], from the stored recurrent states.
 
     After ``burn_in`` steps the recurrent state is detached, so those steps get no gradient through it.
-    ``generator``: a network that learns draws from it what its torso leaves out, once for each sequence.
+    ``draws`` [branches, B] decide what the torso leaves out of each sequence, at all its steps; None: nothing.
     """
-    draws = None
-    if generator is not None and network.torso.branches:
-        shape = (network.torso.branches, len(batch.policy_index))
-        draws = torch.rand(shape, generator=generator, device=generator.device)
     state: RecurrentState = (batch.recurrent_state[net, 0], batch.recurrent_state[net, 1])
     parts = []
     for span in (slice(0, burn_in), slice(burn_in, None)):

@@ -65,8 +65,8 @@ class Update:
 
     ``betas``, ``discounts`` [N] are the policy family's; ``transitions`` the last ones of each sequence.
     ``sum_over_ranks`` adds up in place what every learner has of one batch. ``importance`` [B] says how much each
-    sequence counts in the loss of the Q-networks; None: all alike. ``generator`` draws what chance decides; None:
-    nothing.
+    sequence counts in the loss of the Q-networks; None: all alike. ``draws`` [branches, B] of each Q-network
+    decide what its torso leaves out of each sequence (`DropsBranch`); None: nothing.
     """
 
     networks: Agent57Networks
@@ -78,7 +78,7 @@ class Update:
     config: LossConfig
     sum_over_ranks: Callable[[Tensor], Tensor] = lambda sums: sums
     importance: Tensor | None = None
-    generator: torch.Generator | None = None
+    draws: tuple[Tensor | None, ...] = (None, None)
 
     @property
     def sum_statistics(self) -> Callable[[Tensor], Tensor] | None:

@@ -41,7 +41,7 @@ from cluster.runtime.fleet import Parts
 from cluster.runtime.services import resident_bytes
 from cluster.runtime.sharded_replay import ShardedReplay, ShardPort
 from cluster.runtime.stopping import CLOSING_SECONDS
-from learner.learner import TrainingDiverged
+from learner.updates import TrainingDiverged
 
 CAUSE_WAIT_SECONDS = 3.0
 """How long to wait, when one learner fails, for another's failure that may be the cause."""

@@ -115,6 +115,11 @@ IDLE = (
         ("learner.weight_decay",),
     ),
     Idle(
+        "with several learners, whose messages are left out of a graph",
+        lambda config: not config.serial and config.cluster.num_learners > 1,
+        ("learner.compile",),
+    ),
+    Idle(
         "with --evaluation.period-env-frames 0, which turns evaluation off",
         lambda config: config.evaluation.period_env_frames == 0,
         ("evaluation.episodes", *EVALUATORS_BANDIT),

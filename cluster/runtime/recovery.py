@@ -17,7 +17,7 @@ from cluster.runtime.fleet import Fleet
 from cluster.runtime.meta_controller import MetaController
 from cluster.runtime.run_state import RunState
 from cluster.runtime.sharded_replay import ShardStatistics
-from learner.learner import TrainingDiverged
+from learner.updates import TrainingDiverged
 from replay.rate_limiter import RateLimiter
 
 NODES_SECONDS = 5.0

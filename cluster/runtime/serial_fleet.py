@@ -31,7 +31,7 @@ from cluster.runtime.services import (
     resident_bytes,
 )
 from cluster.runtime.stopping import Grace
-from learner.learner import TrainingDiverged
+from learner.updates import TrainingDiverged
 from replay.prioritized import PrioritizedReplay
 from replay.redistribution import load_share
 from replay.whole_files import Written

@@ -36,8 +36,9 @@ from cluster.run.messages import (
 )
 from cluster.telemetry.mean_accumulator import MeanAccumulator
 from learner.data_parallel import DistributedRanks, Ranks
-from learner.learner import Learner, StartedUpdate, resolve_device
+from learner.learner import Learner, resolve_device
 from learner.prefetch import Prefetcher
+from learner.updates import StartedUpdate
 from replay.codec import decode_batch, encode_sequence
 from replay.prioritized import PrioritizedReplay, SampledSequences
 from replay.whole_files import Written
@@ -166,7 +167,7 @@ class LearnerService:
         """Updates that may be at work while another is started; on a CPU nothing runs beside this thread."""
         self._rng = np.random.default_rng([config.seed, 12, self.ranks.rank, life])
         self._replay: ReplayPort | None = None
-        self._batches: Iterator[tuple[SampledSequences, SequenceBatch[np.ndarray]]] | None = None
+        self._batches: Iterator[tuple[SampledSequences, SequenceBatch[Any]]] | None = None
 
     def update(self, request: UpdateRequest) -> UpdateReply:
         """Make the updates and publish; stops early, saying why, if the replay is lost.
@@ -225,7 +226,7 @@ class LearnerService:
         exponent = self.config.replay.importance_exponent
         return sampled.probabilities**-exponent if exponent else None
 
-    def _agree(self, batch: SequenceBatch[np.ndarray] | None) -> int | None:
+    def _agree(self, batch: SequenceBatch[Any] | None) -> int | None:
         """Valid transitions in the batch of all ranks, or None if one of them has none to train on."""
         if self.ranks.count == 1:
             return None if batch is None else batch.num_transitions
@@ -268,16 +269,17 @@ class LearnerService:
             self._batches.close()
         self._batches = None
 
-    def _supply(self) -> Iterator[tuple[SampledSequences, SequenceBatch[np.ndarray]]]:
+    def _supply(self) -> Iterator[tuple[SampledSequences, SequenceBatch[Any]]]:
         if self._batches is None:
             ahead = self.config.cluster.prefetch_batches
             self._batches = iter(self._fetch, None) if self._serial else Prefetcher(self._fetch, ahead)
         return self._batches
 
-    def _fetch(self) -> tuple[SampledSequences, SequenceBatch[np.ndarray]]:
+    def _fetch(self) -> tuple[SampledSequences, SequenceBatch[Any]]:
         assert self._replay is not None
         sampled = self._replay.sample(self.config.learner.batch_size, self.ranks.rank, self.ranks.count, self._rng)
-        return sampled, decode_batch(sampled.blob, sampled.offsets, self._spec)
+        batch = decode_batch(sampled.blob, sampled.offsets, self._spec)
+        return sampled, batch.pinned() if self.learner.device.type == "cuda" else batch
 
 
 def _copied(tree: Any) -> Any:

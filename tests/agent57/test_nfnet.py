@@ -226,10 +226,10 @@ def test_all_steps_of_a_sequence_leave_out_the_same_branches(burn_in: int, in_co
     if not in_columns:
         whole.observations = whole.observations.contiguous()
     assert (whole.observations.stride(1) > whole.observations.stride(0)) == in_columns
-    with torch.no_grad():
-        outputs = unroll(network, whole, 0, burn_in, torch.Generator().manual_seed(5))
     size = len(whole.policy_index)
     draws = torch.rand((8, size), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        outputs = unroll(network, whole, 0, burn_in, draws)
     kept = draws >= 0.5
     assert len({tuple(column) for column in kept.T.tolist()}) == size, "sequences that differ in nothing"
     for sequence in range(size):

@@ -10,7 +10,7 @@ import pytest
 from agent57.config import LossConfig
 from cluster.run.messages import RolloutRequest, UpdateRequest
 from cluster.runtime.services import LearnerService, LocalReplay, LocalWeights, RolloutService
-from learner.learner import TrainingDiverged
+from learner.updates import TrainingDiverged
 from replay.prioritized import PrioritizedReplay, SampledSequences
 from tests.cluster.tiny import tiny_config
 

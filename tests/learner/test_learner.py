@@ -19,7 +19,8 @@ from agent57.structures import NO_ACTION, EnvironmentSpec, SequenceBatch, Sequen
 from agent57.values import rescale
 from cluster.run.checkpoint import load_tree, save_tree
 from learner.config import LearnerConfig
-from learner.learner import Learner, TrainingDiverged, UpdateResult
+from learner.learner import Learner
+from learner.updates import TrainingDiverged, UpdateResult
 from tests.loss_oracle import LSTM_SIZE, SMALL_IMAGE, VECTOR, batch_of, tiny_network, varied_sequences
 
 TRACE_LENGTH = 5
