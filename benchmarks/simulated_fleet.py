@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 
 from actors.rollout import Episode
 from agent57.structures import SequenceBatch
@@ -301,6 +302,7 @@ class PacedLearner:
         self._vector = self._rng.random(traffic.weight_count, np.float32)
         self.updates = 0
         self.bad_updates = 0
+        self.device = torch.device("cpu")
 
     def start(self, batch: SequenceBatch[Any], importance: np.ndarray | None = None) -> UpdateResult:
         time.sleep(self._update_seconds)
