@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
+from agent57.config import Arithmetic
 from agent57.ranges import Range, Share, check_ranges
 
 
@@ -21,7 +22,7 @@ class ActorConfig:
     max_policy_lag: Annotated[int, Range(at_least=0, at_most=10**9)] = 0
     """Learner updates between two pulls of weights at most: where updates come fast beside steps, requests are made
     shorter than steps-per-request; 0 keeps those."""
-    torso_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    torso_dtype: Arithmetic = "float32"
     """Arithmetic of the torsos while acting; the LSTM and the heads stay float32. auto: bfloat16 where the device has
     instructions for it."""
 

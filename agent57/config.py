@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from agent57.ranges import Range, Share, Width, check_ranges
 
 Chosen = TypeVar("Chosen")
+Arithmetic = Literal["auto", "float32", "bfloat16"]
+"""What torsos compute in (`torsos.resolve_torso_dtype`)."""
 
 
 def choose(known: Mapping[str, Chosen], name: str, field: str) -> Chosen:

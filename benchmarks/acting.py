@@ -19,6 +19,7 @@ import torch
 from actors.config import ActorConfig
 from actors.environments.contract import LaneEnvironments
 from actors.rollout import RolloutWorker
+from agent57.config import Arithmetic
 from agent57.novelty.episodic_memory import EpisodicMemory
 from agent57.novelty.ngu import NGULanes
 from benchmarks.measure import Figure, against, alternating_medians, report, shares
@@ -49,7 +50,7 @@ def emulator(env: str, config: TrainConfig, lanes: int) -> Callable[[], None]:
 class TimedWorker:
     """A worker with everything that it does, encoding included; ``seconds`` by kind of work, while ``timing``."""
 
-    def __init__(self, env: str, config: TrainConfig, lanes: int, dtype: str) -> None:
+    def __init__(self, env: str, config: TrainConfig, lanes: int, dtype: Arithmetic) -> None:
         actor = ActorConfig(torso_dtype=dtype, steps_per_request=CHUNK)
         self.worker = RolloutWorker(env, config.agent, actor, config.environment, 0, lanes, lanes, seed=0)
         self.timing = False
@@ -111,7 +112,7 @@ def filled_memory(agent_memory: EpisodicMemory, lanes: int, entries: int) -> tup
 
 
 def measure(
-    env: str, preset: str, lanes: int, dtype: str, entries: int, repeats: int, target: str, memories: list[int]
+    env: str, preset: str, lanes: int, dtype: Arithmetic, entries: int, repeats: int, target: str, memories: list[int]
 ) -> list[Figure]:
     """The figures of one environment with one preset's networks.
 

@@ -91,7 +91,8 @@ def measure(gigabytes: float, repeats: int) -> list[Figure]:
         supervisor = Watched(config, topology, fleet, Path(scratch), frames_per_step(ENV, config.environment))
         thread = threading.Thread(target=supervisor.run, args=(None,), daemon=True)
         thread.start()
-        pauses, acting, learning, seconds, quiet = [], [], [], [], []
+        records: list[list[float]] = [[] for _ in range(5)]
+        pauses, acting, learning, seconds, quiet = records
         while supervisor.state.learner_updates < 200:
             time.sleep(0.5)
         fill(supervisor, 1e9 * gigabytes)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import time
 import traceback
@@ -29,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agent57.config import AgentConfig, NetworkConfig
 from agent57.errors import scaled_batch
+from agent57.networks import RecurrentNetwork
 from agent57.structures import EnvironmentSpec, SequenceBatch, SequenceSpec, padded_batch
 from agent57.terms.q_td import unroll
 from agent57.torsos import set_torso_dtype
@@ -71,7 +73,7 @@ def record(path: Path, count: int = 8) -> None:
     found = worker.rollout(2 * length, [[lane] for lane in range(count)]).sequences
     found = [sequence for sequence in found if sequence.num_transitions == length][:count]
     arrays = {name: np.stack([getattr(sequence, name) for sequence in found]) for name in FIELDS}
-    np.savez_compressed(path, **arrays, num_actions=np.array(worker.spec.num_actions))
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
 def recorded_batch(spec: SequenceSpec, batch_size: int, num_policies: int) -> SequenceBatch[np.ndarray]:
@@ -106,6 +108,16 @@ def lstm_flops(learner: Learner, batch: SequenceBatch[Any]) -> float:
     return 4.0 * frames * sum(each)
 
 
+@torch.no_grad()
+def values(
+    network: RecurrentNetwork, seen: SequenceBatch[torch.Tensor], dtype: torch.dtype, tf32: bool
+) -> torch.Tensor:
+    """A network's outputs in this arithmetic of torsos and of everything else."""
+    set_torso_dtype(network, dtype)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    return unroll(network, seen, 0, 0)
+
+
 class GpuHour:
     """The parts, in their order; each yields rows."""
 
@@ -129,8 +141,10 @@ class GpuHour:
     def agent(self, name: str) -> AgentConfig:
         agent = AGENTS[name]
         if self.sizes.network is not None:
-            kind = {"kind": agent.network.kind, "policy_head": agent.network.policy_head}
-            agent = dataclasses.replace(agent, network=dataclasses.replace(self.sizes.network, **kind))
+            kind, head = agent.network.kind, agent.network.policy_head
+            agent = dataclasses.replace(
+                agent, network=dataclasses.replace(self.sizes.network, kind=kind, policy_head=head)
+            )
         return agent
 
     def seconds(self, call: Callable[[], object]) -> float:
@@ -165,7 +179,7 @@ class GpuHour:
         ):
             torch.backends.cuda.matmul.allow_tf32 = tf32
             one = torch.randn(side, side, device=self.device, dtype=dtype)
-            self.peaks[name] = 2 * side**3 / self.seconds(lambda one=one: one @ one)
+            self.peaks[name] = 2 * side**3 / self.seconds(functools.partial(torch.mm, one, one))
             yield Figure(f"gpu: product of matrices, {name}", self.peaks[name] / 1e12, "TFLOP/s")
         torch.backends.cuda.matmul.allow_tf32 = False
         block = torch.empty(side * side * 4, dtype=torch.uint8, device=self.device)
@@ -239,7 +253,7 @@ class GpuHour:
                 floor += recurrent / self.peaks[precision]
                 where = (
                     f"{(convolutions + recurrent) / 1e12:.3g} TFLOP, {self.peak_memory():.1f} GB, "
-                    f"one by one {1 / self.seconds(lambda learner=learner, batch=batch: learner.update(batch)):.3g}/s"
+                    f"one by one {1 / self.seconds(functools.partial(learner.update, batch)):.3g}/s"
                 )
                 how = f"torsos {dtype}, {precision}, graph {compile}"
                 yield against(
@@ -278,19 +292,13 @@ class GpuHour:
             seen = scaled_batch(batch, learner.networks.scales)
             network = learner.networks.q_networks[0]
 
-            def values(dtype: torch.dtype, tf32: bool, network=network, seen=seen) -> torch.Tensor:
-                set_torso_dtype(network, dtype)
-                torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-                with torch.no_grad():
-                    return unroll(network, seen, 0, 0)
-
-            exact = values(torch.float32, False)
+            exact = values(network, seen, torch.float32, False)
             for label, dtype, tf32 in (
                 ("tf32", torch.float32, True),
                 ("bfloat16 torsos", torch.bfloat16, False),
                 ("bfloat16 torsos, tf32", torch.bfloat16, True),
             ):
-                rounded = values(dtype, tf32)
+                rounded = values(network, seen, dtype, tf32)
                 off = ((rounded - exact).abs().mean() / exact.abs().mean()).item()
                 agree = (rounded.argmax(-1) == exact.argmax(-1)).float().mean().item()
                 yield Figure(

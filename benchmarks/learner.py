@@ -16,7 +16,7 @@ import time
 import numpy as np
 import torch
 
-from agent57.config import AgentConfig, SequenceConfig
+from agent57.config import AgentConfig, Arithmetic, SequenceConfig
 from agent57.structures import EnvironmentSpec, SequenceBatch, SequenceSpec, padded_batch
 from agent57.terms.q_td import unroll
 from agent57.terms.term import last_valid
@@ -59,7 +59,7 @@ class BareStep:
             self._batch, observations=self._networks.q_ext.torso_inputs(self._batch.observations)
         )
         with torch.no_grad():
-            targets = [unroll(network, batch, net, 0) for net, network in enumerate(self._targets)]
+            targets = [unroll(network, batch, net, 0) for net, network in enumerate(self._targets)]  # type: ignore[arg-type]
         targets_done = self._now()
         values = [unroll(network, batch, net, 0) for net, network in enumerate(self._networks.q_networks)]
         loss = sum((q - y).square().mean() for q, y in zip(values, targets, strict=True))
@@ -91,7 +91,7 @@ def measure(
     agent: AgentConfig,
     batch_size: int,
     length: int,
-    dtype: str,
+    dtype: Arithmetic,
     device: str,
     repeats: int,
     target: str,
@@ -140,8 +140,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     dtype = dtype_name(options.dtype, options.device)
+    environment, agent = torso_asked_for(options)
     arguments = (options.batch, options.length, dtype, options.device, options.repeats, options.target)
-    report(measure(*torso_asked_for(options), *arguments), options.json)
+    report(measure(environment, agent, *arguments), options.json)
 
 
 if __name__ == "__main__":

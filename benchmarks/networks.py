@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from actors.environments.config import EnvironmentConfig
-from agent57.config import AgentConfig, NetworkConfig
+from agent57.config import AgentConfig, Arithmetic, NetworkConfig
 from agent57.networks import Agent57Networks
 from agent57.structures import EnvironmentSpec
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
@@ -35,7 +35,8 @@ def forward_passes(
         observations = torch.rand(lanes, *spec.observation_shape, device=device)
     actions = torch.zeros(lanes, dtype=torch.int64, device=device)
     rewards = torch.zeros(lanes, device=device)
-    state = tuple(torch.zeros(lanes, agent.network.lstm_size, device=device) for _ in range(2))
+    zeros = torch.zeros(lanes, agent.network.lstm_size, device=device)
+    state = (zeros, zeros)
 
     @torch.inference_mode()
     def forward() -> None:
@@ -64,9 +65,9 @@ def torso_asked_for(options: argparse.Namespace) -> tuple[EnvironmentSpec, Agent
     return EnvironmentSpec((1, *screen), "uint8", 255.0, 18), agent
 
 
-def dtype_name(wanted: str, device: str = "cpu") -> str:
+def dtype_name(wanted: Arithmetic, device: str = "cpu") -> Arithmetic:
     """ "float32" or "bfloat16": what "auto" means on this machine."""
-    return str(resolve_torso_dtype(wanted, device)).removeprefix("torch.")
+    return "bfloat16" if resolve_torso_dtype(wanted, device) == torch.bfloat16 else "float32"
 
 
 def measure(

@@ -88,7 +88,7 @@ class Overload:
         time.sleep(RUNNING)
 
     def _measure(self, now: float, phase: str) -> dict:
-        own = {}
+        own: dict[str, float] = {}
         for (kind, _), pid in self.fleet.process_ids().items():
             own[kind] = own.get(kind, 0.0) + resident_of(pid)
         own["supervisor"] = resident_of(os.getpid())

@@ -72,7 +72,7 @@ def dm_reverb(items: Items, batch: int) -> Callable[[], np.ndarray]:
         found = [steps[0].data[names.index("observations")] for steps in client.sample("replay", batch)]
         return np.stack(found)
 
-    sample.server = server  # Lives as long as the function does.
+    sample.server = server  # type: ignore[attr-defined]  # Lives as long as the function does.
     return sample
 
 

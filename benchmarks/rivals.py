@@ -34,7 +34,7 @@ def rival_figures(folder: Path, sequences: list[Sequence], our_speed: float, bat
     rows = []
     with tempfile.TemporaryDirectory(prefix="a57-rivals-") as scratch:
         items = Path(scratch) / "sequences.npz"
-        np.savez(items, **_stacked(sequences))
+        np.savez(items, **_stacked(sequences))  # type: ignore[arg-type]
         for name in RIVALS:
             label = f"replay, of {name}'s speed"
             try:

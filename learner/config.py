@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from agent57.config import require
+from agent57.config import Arithmetic, require
 from agent57.ranges import Range, check_ranges
 
 
@@ -36,7 +36,7 @@ class LearnerConfig:
     """Updates between two hard copies into the target networks."""
     auxiliary_steps: Annotated[int, Range(at_least=1, at_most=10_000)] = 5
     """Last transitions of each sequence on which embedding and RND predictor are trained."""
-    torso_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    torso_dtype: Arithmetic = "float32"
     """Arithmetic of the torsos (autocast; weights stay float32). auto: bfloat16 where the device has instructions for
     it."""
     device: str = "auto"
