@@ -9,7 +9,8 @@ the ranks (`cluster/on_ray/remotes.py`) says where they meet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 
 COLLECTIVE_TIMEOUT_SECONDS = 240.0
 """Longest wait of a rank for the others; longer than any of them may wait for its batch."""
+BUCKET_BYTES = 4 * 2**20
+"""Of gradients that travel in one message: enough to be quick, few enough that most travel during the backward pass."""
 
 
 class Ranks:
@@ -29,6 +32,10 @@ class Ranks:
     def sum_(self, tensor: Tensor) -> Tensor:
         """``tensor``, replaced by its sum over the ranks; every rank must call it."""
         return tensor
+
+    def start_sum_(self, tensor: Tensor) -> Callable[[], None]:
+        """Begin `sum_`, and return what waits for its end; until then ``tensor`` must be left alone."""
+        return lambda: None
 
     def max_(self, tensor: Tensor) -> Tensor:
         """``tensor``, replaced by its element-wise maximum over the ranks."""
@@ -74,6 +81,11 @@ class DistributedRanks(Ranks):
         dist.all_reduce(tensor)
         return tensor
 
+    def start_sum_(self, tensor: Tensor) -> Callable[[], None]:
+        work = dist.all_reduce(tensor, async_op=True)
+        assert work is not None
+        return work.wait
+
     def max_(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
@@ -86,16 +98,58 @@ class DistributedRanks(Ranks):
         dist.destroy_process_group()
 
 
-@torch.no_grad()
-def sum_gradients(parameters: Iterable[torch.nn.Parameter], ranks: Ranks) -> None:
-    """Replace the gradients by their sums over the ranks, in one message."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if ranks.count == 1 or not gradients:
-        return
-    joined = ranks.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-    sizes = [gradient.numel() for gradient in gradients]
-    for gradient, summed in zip(gradients, joined.split(sizes), strict=True):
-        gradient.copy_(summed.view(gradient.shape))
+class GradientSum:
+    """Sums gradients over the ranks while the backward pass still computes others.
+
+    Gradients travel in buckets of `BUCKET_BYTES`, last layers first, as backward makes them. A bucket is sent once it
+    and all before it are complete, so that every rank sends them in the same order.
+    """
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._buckets: list[list[torch.nn.Parameter]] = []
+        self._on_the_way: list[tuple[list[Tensor], Tensor, Callable[[], None]]] = []
+        self._arrived: list[int] = []
+        if ranks.count == 1:
+            return
+        size = 0
+        for parameter in reversed([each for each in parameters if each.requires_grad]):
+            if not self._buckets or size >= BUCKET_BYTES:
+                self._buckets.append([])
+                size = 0
+            self._buckets[-1].append(parameter)
+            size += parameter.numel() * parameter.element_size()
+            parameter.register_post_accumulate_grad_hook(functools.partial(self._note, len(self._buckets) - 1))
+        self._arrived = [0] * len(self._buckets)
+
+    def _note(self, bucket: int, _: Tensor) -> None:
+        """A gradient of ``bucket`` is complete; send what can be sent."""
+        self._arrived[bucket] += 1
+        while self._sent < len(self._buckets) and self._arrived[self._sent] == len(self._buckets[self._sent]):
+            self._send()
+
+    @property
+    def _sent(self) -> int:
+        return len(self._on_the_way)
+
+    def _send(self) -> None:
+        bucket = self._buckets[self._sent]
+        gradients = [parameter.grad for parameter in bucket if parameter.grad is not None]
+        joined = torch.cat([gradient.reshape(-1) for gradient in gradients]) if gradients else torch.zeros(1)
+        self._on_the_way.append((gradients, joined, self._ranks.start_sum_(joined)))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """To be called after backward: replaces all gradients by their sums."""
+        while self._sent < len(self._buckets):
+            # Some of its parameters have no gradient, on no rank.
+            self._send()
+        for gradients, joined, wait in self._on_the_way:
+            wait()
+            for gradient, summed in zip(gradients, joined.split([each.numel() for each in gradients]), strict=False):
+                gradient.copy_(summed.view(gradient.shape))
+        self._on_the_way.clear()
+        self._arrived = [0] * len(self._buckets)
 
 
 @torch.no_grad()

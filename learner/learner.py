@@ -26,7 +26,7 @@ from agent57.terms import TERMS, LossTerm
 from agent57.terms.term import Figure, Over, Update, last_transitions
 from agent57.torsos import resolve_torso_dtype, set_torso_dtype
 from learner.config import LearnerConfig
-from learner.data_parallel import Ranks, broadcast_tensors, sum_gradients
+from learner.data_parallel import GradientSum, Ranks, broadcast_tensors
 from learner.graph import CapturedStep
 from learner.optimizers import load_moments, make_optimizer, skip_where
 from learner.updates import Inputs, Outputs, StartedUpdate, TrainingDiverged, UpdateResult
@@ -79,6 +79,7 @@ class Learner:
         trained = {id(parameter) for parameters in self._parameters.values() for parameter in parameters}
         for parameter in networks.parameters():
             parameter.requires_grad_(id(parameter) in trained and parameter.requires_grad)
+        self._gradient_sum = GradientSum(itertools.chain(*self._parameters.values()), self.ranks)
         self._optimizers = {
             name: make_optimizer(name, parameters, config, name in self._kind.names)
             for name, parameters in self._parameters.items()
@@ -129,7 +130,7 @@ class Learner:
         for optimizer in self._optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        sum_gradients(itertools.chain(*self._parameters.values()), self.ranks)
+        self._gradient_sum.finish()
         figures = {name: figure for term in terms for name, figure in term.figures.items()}
         figures |= self._clip_gradients()
         names, values = self._metrics(figures, shares)

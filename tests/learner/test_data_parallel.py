@@ -16,6 +16,7 @@ from agent57.config import LossConfig, SequenceConfig
 from agent57.networks import flatten_weights, moments
 from agent57.structures import SequenceBatch
 from cluster.run.checkpoint import load_tree, save_tree
+from learner import data_parallel
 from learner.config import LearnerConfig
 from learner.data_parallel import DistributedRanks, Ranks
 from learner.learner import Learner
@@ -89,6 +90,8 @@ def rank_main(rank: int, address: str, out: Path) -> None:
     """One rank, through all cases; "nan" is the plain case with a broken batch on rank 1."""
     torch.set_num_threads(1)
     ranks = DistributedRanks(rank, 2, address, torch.device("cpu"), timeout_seconds=120)
+    # Small enough that the tiny networks of these tests make several.
+    data_parallel.BUCKET_BYTES = 1500
     for case in [*CASES, "nan"]:
         # Another seed: `synchronise` must make them alike.
         learner = make_learner(case, ranks, seed=0 if rank == 0 else 99)
@@ -102,7 +105,22 @@ def rank_main(rank: int, address: str, out: Path) -> None:
             priorities = None if result.priorities is None else result.priorities.tolist()
             rows.append({"metrics": result.metrics, "priorities": priorities})
         save_tree(out, f"{case}-{rank}", {"rows": rows, "state": learner.state_dict()})
+    save_tree(out, f"order-{rank}", {"events": order_of_events(ranks)})
     ranks.close()
+
+
+def order_of_events(ranks: Ranks) -> list[str]:
+    """Gradients and messages of a second update, as they come."""
+    learner, events = make_learner(next(iter(CASES)), ranks), []
+    learner.synchronise()
+    learner.update(part(whole_batch(1), ranks.rank, 2))
+    start_sum = ranks.start_sum_
+    for parameter in learner.networks.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda _: events.append("gradient"))
+    ranks.start_sum_ = lambda tensor: (events.append("sent"), start_sum(tensor))[1]  # type: ignore[method-assign]
+    learner.update(part(whole_batch(0), ranks.rank, 2))
+    return events
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +138,15 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Path:
         process.join(240)
     assert [process.exitcode for process in processes] == [0, 0]
     return out
+
+
+def test_gradients_travel_while_others_are_computed(outcome: Path) -> None:
+    """The first bucket is on its way before backward has reached the first layers, in the same order on both ranks."""
+    for rank in (0, 1):
+        happened = load_tree(outcome, f"order-{rank}")["events"]
+        assert happened.count("sent") >= 4
+        assert happened.index("sent") < max(index for index, event in enumerate(happened) if event == "gradient")
+        assert happened.index("sent") < len(happened) / 3
 
 
 def tensors(tree: Any, name: str = "") -> dict[str, torch.Tensor]:
