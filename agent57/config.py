@@ -111,9 +111,10 @@ class IntrinsicConfig:
     """Episodic and life-long novelty (NGU section 2 and appendix)."""
 
     novelty: str = "both"
-    """both, episodic, lifelong, none, or module:Name of your own. both: NGU's product; episodic: the episodic part
-    alone; lifelong: RND errors over their standard deviation, as in Burda et al., without an embedding; none: intrinsic
-    rewards are 0, and neither embedding nor RND is computed or trained (the last three are ablations)."""
+    """both, episodic, lifelong, recode, none, or module:Name of your own. both: NGU's product; episodic: the episodic
+    part alone; lifelong: RND errors over their standard deviation, as in Burda et al., without an embedding; recode:
+    RECODE's one memory for all episodes, in place of both parts; none: intrinsic rewards are 0, and neither embedding
+    nor RND is computed or trained (episodic, lifelong and none are ablations)."""
     embedding: Literal["learned", "random"] = "learned"
     """learned: controllable states; random: the embedding network stays as initialised (an ablation)."""
     num_neighbours: Annotated[int, Range(at_least=1, at_most=1000)] = 10
@@ -133,6 +134,14 @@ class IntrinsicConfig:
     """Similarity above which nothing is paid."""
     distance_decay: Annotated[float, Range(at_least=0, below=1)] = 0.999
     """Decay, per step of a lane, of the moving average of squared neighbour distances."""
+    atoms: Annotated[int, Range(at_least=1, at_most=10**7)] = 10_000
+    """recode: atoms that its memory holds at most (RECODE has 50 000)."""
+    count_decay: Annotated[float, Range(at_least=0, at_most=1)] = 0.999
+    """recode: decay of all counts, per lane step."""
+    atom_tolerance: Annotated[float, Range(at_least=0, at_most=1e6)] = 0.2
+    """recode: squared distance to the nearest atom, over the average one, from which a state may become an atom."""
+    atom_insertion: Share = 0.05
+    """recode: probability that it then does."""
     max_lifelong_scale: Annotated[float, Range(at_least=1, at_most=1e6)] = 5.0
     """L, the upper clip of the life-long multiplier alpha."""
     error_horizon: Annotated[int, Range(at_least=1, at_most=10**12)] = 4_000_000

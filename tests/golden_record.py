@@ -62,7 +62,7 @@ def runs() -> Iterator[tuple[str, list[str]]]:
     yield "paper, one network, burn-in", [*_flags(CHAIN, "paper"), *ONE_NETWORK]
     for env in (CHAIN, PONG):
         yield f"meme, {env}", _flags(env, "meme")
-    for novelty in ("episodic", "lifelong"):
+    for novelty in ("episodic", "lifelong", "recode"):
         yield f"small, novelty {novelty}", [*_flags(GRID, "small"), "--intrinsic.novelty", novelty]
 
 

@@ -36,6 +36,8 @@ RAY_ONLY = {"memory_mb/supervisor", "memory_mb/replay", "memory_mb/weights"}
 REVISITS_ONLY = {
     "intrinsic/episodic_new",
     "intrinsic/episodic_revisits",
+    "intrinsic/count_bonus_new",
+    "intrinsic/count_bonus_revisits",
     "return/new_states",
     "evaluation/new_states",
 }
@@ -95,7 +97,7 @@ def test_preset_table_is_that_of_the_presets() -> None:
 
 @pytest.fixture(scope="module")
 def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """Tags by kind that a short serial run, its resume, and one with a shared network wrote."""
+    """Tags by kind that a short serial run, its resume, and two with other parts wrote."""
     run_dir = tmp_path_factory.mktemp("docs") / "run"
     often = "--evaluation.period-env-frames 400 --evaluation.episodes 8 --log-seconds 0.2 --learner.device cpu"
     tiny = "--network.torso-size 16 --network.lstm-size 16 --network.head-size 16"
@@ -104,9 +106,10 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     with _handlers_and_threads_restored():
         assert main(["train", *shlex.split(first)]) == 0
         assert main(["train", "--resume", str(run_dir), "--max-env-frames", "1600"]) == 0
-        shared = "--network.kind shared --network.policy-head"
-        assert main(["train", *shlex.split(first.replace(str(run_dir), f"{run_dir}-shared")), *shared.split()]) == 0
-    logs = [run_dir / "metrics.jsonl", run_dir.with_name("run-shared") / "metrics.jsonl"]
+        others = {"shared": "--network.kind shared --network.policy-head", "recode": "--intrinsic.novelty recode"}
+        for name, flags in others.items():
+            assert main(["train", *shlex.split(first.replace(str(run_dir), f"{run_dir}-{name}")), *flags.split()]) == 0
+    logs = [folder / "metrics.jsonl" for folder in run_dir.parent.glob("run*")]
     rows = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
     scalars = {tag for row in rows for tag in row} - {"env_frames", "minutes"}
     histograms, images, texts = set(), set(), set()

@@ -8,9 +8,16 @@ from agent57.novelty.contract import Novelty
 from agent57.novelty.lifelong import Lifelong
 from agent57.novelty.ngu import NGU
 from agent57.novelty.none import NoNovelty
+from agent57.novelty.recode import Recode
 from agent57.structures import EnvironmentSpec
 
-NOVELTIES: dict[str, type[Novelty]] = {"both": NGU, "episodic": NGU, "lifelong": Lifelong, "none": NoNovelty}
+NOVELTIES: dict[str, type[Novelty]] = {
+    "both": NGU,
+    "episodic": NGU,
+    "lifelong": Lifelong,
+    "recode": Recode,
+    "none": NoNovelty,
+}
 
 
 def novelty_of(agent: AgentConfig, spec: EnvironmentSpec) -> Novelty:

@@ -116,3 +116,7 @@ class Novelty:
     def bytes_per_lane(self) -> float:
         """Upper estimate of what one lane remembers."""
         return 0.0
+
+    def bytes_per_worker(self) -> float:
+        """Upper estimate of what the lanes of a worker remember together, besides."""
+        return 0.0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from agent57.config import AgentConfig
+from agent57.novelty.nearest import round_up, smallest
 from agent57.structures import Array
 
 
@@ -21,7 +22,7 @@ class EpisodicMemory:
     """
 
     _CHUNK = 128  # memories begin with room for this many entries, so that those of short episodes lie close together
-    _GROUPS = 32  # room comes in multiples of this, for `_smallest`
+    _GROUPS = 32  # room comes in multiples of this, for `smallest`
     _SMALL = ("appended", "origins", "distance_sum", "distance_weight")  # the rest of the state
 
     def __init__(
@@ -127,10 +128,10 @@ class EpisodicMemory:
         """
         queries = torch.from_numpy(x)
         filled = min(int(self._appended.max()), self.capacity)
-        room = _round_up(filled, self._GROUPS)
+        room = round_up(filled, self._GROUPS)
         entries = self._entries[:, :, :room]
         scores = torch.baddbmm(self._squared_norms[:, None, :room], queries.unsqueeze(1), entries, alpha=-2).squeeze(1)
-        lowest, nearest = _smallest(scores, min(self.num_neighbours, filled), self._GROUPS)
+        lowest, nearest = smallest(scores, min(self.num_neighbours, filled), self._GROUPS)
         # The product form loses small distances between large vectors to cancellation: measure the winners.
         neighbours = entries.gather(2, nearest.unsqueeze(1).expand(-1, x.shape[1], -1))
         distances = (neighbours - queries.unsqueeze(2)).square().sum(1)
@@ -152,7 +153,7 @@ class EpisodicMemory:
         self._appended += 1
 
     def _room(self, wanted: int) -> int:
-        return _round_up(min(wanted, self.capacity), self._GROUPS)
+        return round_up(min(wanted, self.capacity), self._GROUPS)
 
     def _grow(self) -> None:
         lanes, dim, size = self._entries.shape
@@ -194,24 +195,3 @@ class EpisodicMemory:
         norms = np.square(saved.transpose(1, 2).numpy()).sum(2)
         present = np.arange(saved.shape[2]) < self.sizes[:, None]
         self._squared_norms.numpy()[:, : saved.shape[2]] = np.where(present, norms, np.inf)
-
-
-def _smallest(scores: Tensor, k: int, groups: int) -> tuple[Tensor, Tensor]:
-    """(the k smallest of each row in any order, where they are), both [L, k], as ``topk`` finds them.
-
-    ``scores`` [L, n], n a multiple of ``groups``. Among many, it first looks for the k columns with the smallest
-    minima of n / ``groups`` columns of ``groups`` scores each: none of the k smallest lies elsewhere.
-    """
-    columns = scores.shape[1] // groups
-    if columns < 4 * k:
-        return scores.topk(k, dim=1, largest=False, sorted=False)
-    table = scores.unflatten(1, (groups, columns))
-    best = table.amin(1).topk(k, dim=1, largest=False, sorted=False).indices
-    candidates = table.gather(2, best.unsqueeze(1).expand(-1, groups, -1)).flatten(1)
-    values, chosen = candidates.topk(k, dim=1, largest=False, sorted=False)
-    rows = torch.div(chosen, k, rounding_mode="floor")
-    return values, rows * columns + best.gather(1, chosen % k)
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

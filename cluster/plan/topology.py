@@ -269,7 +269,8 @@ class _Sizes:
         observation = spec.environment.observation_bytes
         lanes = config.cluster.lanes_per_worker
         buffers = (spec.trace_length + 1) * lanes * (observation + 16.0 * spec.lstm_size + 64)
-        memories = lanes * novelty_of(config.agent, spec.environment).bytes_per_lane()
+        novelty = novelty_of(config.agent, spec.environment)
+        memories = lanes * novelty.bytes_per_lane() + novelty.bytes_per_worker()
         sequences = config.learner.batch_size // (1 if config.serial else config.cluster.num_learners)
         batch = (spec.trace_length + 1) * sequences * (observation + 24.0 * config.network.torso_size)
         kept = 4.0 * spec.num_networks * torso_activations(config, spec) * (spec.trace_length + 1) * sequences

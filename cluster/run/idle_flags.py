@@ -37,18 +37,10 @@ def _several_in_serial(name: str, config: TrainConfig) -> bool:
     return config.serial and getattr(config.cluster, name) > 1
 
 
-EPISODIC = tuple(
-    f"intrinsic.{name}"
-    for name in (
-        "num_neighbours",
-        "memory_capacity",
-        "kernel_epsilon",
-        "cluster_distance",
-        "pseudo_count",
-        "max_similarity",
-        "distance_decay",
-    )
-)
+OF_AN_EPISODE = tuple(f"intrinsic.{name}" for name in ("memory_capacity", "cluster_distance", "max_similarity"))
+OF_NEIGHBOURS = ("num_neighbours", "kernel_epsilon", "pseudo_count", "distance_decay")
+EPISODIC = (*OF_AN_EPISODE, *(f"intrinsic.{name}" for name in OF_NEIGHBOURS))
+ATOMS = tuple(f"intrinsic.{name}" for name in ("atoms", "count_decay", "atom_tolerance", "atom_insertion"))
 LIFELONG = ("network.rnd_size", "learner.rnd_learning_rate", "intrinsic.error_horizon")
 EMBEDDING = ("intrinsic.embedding", "network.embedding_size", "network.embedding_inputs")
 EMBEDDING_TRAINING = ("network.embedding_hidden", "learner.embedding_learning_rate", "learner.embedding_l2")
@@ -168,6 +160,16 @@ IDLE = (
         "with --intrinsic.novelty {config.intrinsic.novelty}, which has no episodic part",
         lambda config: config.intrinsic.novelty in ("lifelong", "none"),
         EPISODIC,
+    ),
+    Idle(
+        "with --intrinsic.novelty recode, which has one memory for all episodes and no life-long part",
+        lambda config: config.intrinsic.novelty == "recode",
+        (*OF_AN_EPISODE, *LIFELONG),
+    ),
+    Idle(
+        "with --intrinsic.novelty {config.intrinsic.novelty}: only recode has atoms",
+        lambda config: config.intrinsic.novelty in ("both", "episodic", "lifelong", "none"),
+        ATOMS,
     ),
     Idle(
         "with --intrinsic.novelty lifelong, which has no embedding",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ SMALL = NetworkConfig(
 AGENT = AgentConfig(PolicyFamilyConfig(num_policies=4, beta_max=0.5), SMALL, IntrinsicConfig(num_neighbours=3))
 
 
-def with_novelty(novelty: Literal["episodic", "lifelong"]) -> AgentConfig:
+def with_novelty(novelty: str) -> AgentConfig:
     return dataclasses.replace(AGENT, intrinsic=dataclasses.replace(AGENT.intrinsic, novelty=novelty))
 
 
@@ -33,6 +32,7 @@ VARIANTS = {
     "images": ("ALE/Pong-v5", AGENT),
     "episodic novelty alone": ("CartPole-v1", with_novelty("episodic")),
     "life-long novelty alone": ("CartPole-v1", with_novelty("lifelong")),
+    "counts over all episodes": ("CartPole-v1", with_novelty("recode")),
     "one network": ("CartPole-v1", dataclasses.replace(AGENT, network=dataclasses.replace(SMALL, kind="single"))),
 }
 
@@ -43,7 +43,8 @@ def random_networks(env_id: str, agent: AgentConfig) -> Agent57Networks:
     torch.manual_seed(3)
     networks = make_networks(agent, spec).requires_grad_(False)
     observations = torch.rand(64, *spec.observation_shape) * spec.observation_scale
-    networks.rnd.normalizer.observe(observations.to(getattr(torch, spec.observation_dtype)))
+    normalizer = (networks.embedding if agent.intrinsic.novelty == "recode" else networks.rnd).normalizer
+    normalizer.observe(observations.to(getattr(torch, spec.observation_dtype)))
     networks.scales.intrinsic.fill_(2.0)
     return networks
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from agent57.novelty.episodic_memory import EpisodicMemory, _smallest
+from agent57.novelty.episodic_memory import EpisodicMemory
 from agent57.novelty.lifelong import LifelongNovelty
+from agent57.novelty.nearest import smallest
 from agent57.novelty.ngu import combine
 from cluster.run.presets import PRESETS
 from tests import oracles
@@ -482,7 +483,7 @@ def test_the_smallest_scores_are_found_among_many(columns: int, k: int) -> None:
     scores[1, 7:] = torch.inf  # Fewer entries than k: what is missing is infinitely far.
     scores[2, ::2] = -5.0  # Ties.
     scores[3, :k] = torch.arange(-float(k), 0.0) - 10  # All in one row of the table, or in few columns.
-    values, where = _smallest(scores, k, 32)
+    values, where = smallest(scores, k, 32)
     expected = scores.topk(k, dim=1, largest=False).values
     torch.testing.assert_close(values.sort(1).values, expected)
     torch.testing.assert_close(scores.gather(1, where), values)

@@ -52,6 +52,11 @@ REFUSED = {
     ),
     "a mix of one": (["--network.kind", "single", "--loss.mix", "linear"], "--loss.mix"),
     "a memory that pays not": (["--intrinsic.novelty", "lifelong", "--intrinsic.memory-capacity", "99"], "no episodic"),
+    "atoms of no memory": (["--intrinsic.atoms", "99"], "only recode has atoms"),
+    "an episode's memory beside atoms": (
+        ["--intrinsic.novelty", "recode", "--intrinsic.memory-capacity", "99"],
+        "one memory for all episodes",
+    ),
     "an error that pays not": (["--intrinsic.novelty", "episodic", "--network.rnd-size", "64"], "no life-long part"),
     "nothing to clip": (["--intrinsic.novelty", "lifelong", "--intrinsic.max-lifelong-scale", "2"], "both"),
     "no novelty": (

@@ -46,7 +46,7 @@ def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> No
     assert not different, f"{len(different)} of {len(left)} differ, the first is {different[0]}"
 
 
-@pytest.mark.parametrize("kind", ["separate", "shared"])
+@pytest.mark.parametrize("kind", ["separate", "shared", "recode"])
 def test_resume_continues_bit_for_bit(kind: str, tmp_path: Path) -> None:
     """checkpoint -> stop -> resume ends in exactly the state of a run that made the checkpoint and went on."""
     tiny = tiny_config()
@@ -58,6 +58,9 @@ def test_resume_continues_bit_for_bit(kind: str, tmp_path: Path) -> None:
         replay = dataclasses.replace(tiny.replay, importance_exponent=0.4)
         learner = dataclasses.replace(tiny.learner, optimizer="adamw")
         changes |= {"loss": loss, "network": network, "replay": replay, "learner": learner}
+    elif kind == "recode":
+        # A memory that is full when it is saved.
+        changes["intrinsic"] = dataclasses.replace(tiny.intrinsic, novelty="recode", atoms=3, atom_insertion=1.0)
     run(tmp_path / "whole", 3000, **changes)
     run(tmp_path / "parts", 1600, **changes)
     run(tmp_path / "parts", 3000, **changes, resume=True)

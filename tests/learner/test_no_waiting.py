@@ -50,7 +50,7 @@ CASES: dict[str, tuple[EnvironmentSpec, dict[str, Any], dict[str, Any], dict[str
     "MEME on two networks": (SMALL_IMAGE, MEME, {}, {}),
     "NFNet": (SMALL_IMAGE, MEME, {"kind": "shared", "torso": "nfnet", "nfnet_filters": (4, 4, 4, 4)}, {}),
 }
-NOVELTIES = ("both", "episodic", "lifelong", "none")
+NOVELTIES = ("both", "episodic", "lifelong", "recode", "none")
 
 
 def learner_of(case: str, novelty: str = "both") -> Learner:

@@ -1,0 +1,81 @@
+"""RECODE's intrinsic reward: counts of controllable states over all episodes, in one memory. Saade et al. 2023.
+
+It takes the place of NGU's two parts: no RND, and nothing that an episode's end empties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from agent57.config import AgentConfig
+from agent57.networks import Agent57Networks, EmbeddingNetwork, ObservationNormalizer
+from agent57.novelty.contract import Earned, LaneNovelty, Novelty, Part
+from agent57.novelty.count_memory import CountMemory
+from agent57.novelty.moments import RunningMoments
+from agent57.state import Stateful
+from agent57.terms.inverse_dynamics import inverse_dynamics
+
+__all__ = ["CountMemory", "Recode"]
+
+
+class Recode(Novelty):
+    """r^i = the memory's bonus over its running standard deviation."""
+
+    parts = (Part("count_bonus", "count bonus", by_revisit=True),)
+    terms = (inverse_dynamics,)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"embedding": EmbeddingNetwork(self.spec, self.agent.network)}
+
+    def trained(self, networks: Agent57Networks) -> dict[str, nn.Module]:
+        return {"embedding": networks.embedding} if self.agent.intrinsic.embedding == "learned" else {}
+
+    def learned(
+        self, networks: Agent57Networks, arrived: Tensor, observe: Callable[[ObservationNormalizer, Tensor], None]
+    ) -> None:
+        observe(networks.embedding.normalizer, arrived)
+
+    def lanes(self, networks: Agent57Networks, num_lanes: int) -> LaneNovelty:
+        return _RecodeLanes(self.agent, networks)
+
+    def bytes_per_worker(self) -> float:
+        # Atoms and counts; distances to all of them, of some lanes at a time, come and go.
+        return self.agent.intrinsic.atoms * (4.0 * self.agent.network.embedding_size + 8.0)
+
+
+class _RecodeLanes(Stateful, LaneNovelty):
+    STATE = ("memory", "_mean", "_variance", "_paid")
+    HORIZON = 100_000
+    """Lane steps that the standard deviation of the bonus runs over."""
+
+    def __init__(self, agent: AgentConfig, networks: Agent57Networks) -> None:
+        self._networks = networks
+        self.memory = CountMemory.of(agent)
+        self._mean = self._variance = self._paid = 0.0
+
+    def earn(self, observations: Tensor) -> Earned:
+        bonus = self.memory.bonus(self._networks.embedding(observations).cpu().numpy())
+        self._count(bonus)
+        scale = self._variance**0.5
+        rewards = bonus / np.float32(scale) if scale > 1e-12 else np.zeros_like(bonus)
+        return Earned(rewards, {"count_bonus": bonus})
+
+    def _count(self, bonus: np.ndarray) -> None:
+        self._paid = min(self._paid + len(bonus), self.HORIZON)
+        moments = RunningMoments(self._mean, self._variance)
+        moments.add(float(bonus.mean()), float(bonus.var()), min(1.0, len(bonus) / self._paid))
+        self._mean, self._variance = moments.mean, moments.variance
+
+    def metrics(self) -> dict[str, float]:
+        counts = self.memory.counts
+        return {"actor/atoms": float(len(counts)), "actor/atom_visits": float(counts.sum())}
+
+    def running_state(self) -> dict[str, Any]:
+        return {"mean": self._mean, "variance": self._variance, "paid": self._paid}
+
+    def load_running_state(self, state: dict[str, Any]) -> None:
+        self._mean, self._variance, self._paid = (float(state[name]) for name in ("mean", "variance", "paid"))
