@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ class Learner:
             name: make_optimizer(name, parameters, config, name in self._kind.names)
             for name, parameters in self._parameters.items()
         }
-        self._step = CapturedStep(self._compute) if self._captures else self._compute
+        self._step = self._new_step()
 
     def update(self, batch: SequenceBatch[Any], importance: np.ndarray | None = None) -> UpdateResult:
         """One update of all networks from ``batch`` (numpy or torch): of several ranks' whole batch, this one's part.
@@ -183,15 +184,19 @@ class Learner:
             for count in branches
         )
 
-    @property
-    def _captures(self) -> bool:
-        """Whether the device's part becomes a CUDA graph. Messages between ranks are left out of one."""
-        return self.config.compile == "auto" and self.device.type == "cuda" and self.ranks.count == 1
+    def _new_step(self) -> Callable[[Inputs], Outputs]:
+        """The device's part of an update, on a GPU as a CUDA graph that is still to be recorded."""
+        # Messages between ranks are left out of graphs.
+        captures = self.config.compile == "auto" and self.device.type == "cuda" and self.ranks.count == 1
+        return CapturedStep(self._compute) if captures else self._compute
 
     def _importance(self, importance: np.ndarray | None) -> Tensor | None:
         if importance is None:
             return None
-        weights = torch.from_numpy(importance).to(self.device)
+        weights = torch.from_numpy(importance)
+        if self.device.type == "cuda":
+            # From other memory the copy would wait for the device.
+            weights = weights.pin_memory().to(self.device, non_blocking=True)
         return (weights / self.ranks.max_(weights.amax())).float()
 
     @torch.no_grad()
@@ -281,6 +286,8 @@ class Learner:
         for name, optimizer in self._optimizers.items():
             load_moments(optimizer, state["optimizers"][name])
         self._running_scales.load_state_dict(state["scales"])
+        # A graph would go on with the moments that it was recorded with.
+        self._step = self._new_step()
         self.updates = state["updates"]
         self.bad_updates = state["bad_updates"]
 

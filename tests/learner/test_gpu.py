@@ -70,10 +70,11 @@ def test_a_recorded_update_skips_a_nan_too() -> None:
 def test_starting_an_update_waits_for_nothing() -> None:
     learner = on_gpu("images", "off")
     batch = make_batch(0, CASES["images"][0]).pinned()
-    learner.update(batch)
+    weights = np.ones(len(batch.policy_index))
+    learner.update(batch, weights)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        started = learner.start(batch)
+        started = learner.start(batch, weights)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert learner.finish(started).priorities is not None

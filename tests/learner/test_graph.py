@@ -5,6 +5,7 @@ There is no CUDA graph without a GPU: a stand-in replays what was recorded by co
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,11 +177,29 @@ def test_what_cannot_be_recorded_is_told_once_and_computed_plainly(stand_in: typ
 
 def test_nothing_is_recorded_on_a_cpu_or_by_several_learners() -> None:
     learner = learner_of("vectors")
-    assert not learner._captures
+
+    def captures() -> bool:
+        return isinstance(learner._new_step(), CapturedStep)
+
+    assert not captures()
     learner.device = torch.device("cuda")
-    assert learner._captures
+    assert captures()
     learner.ranks.count = 2
-    assert not learner._captures
+    assert not captures()
     learner.ranks.count = 1
     learner.config = dataclasses.replace(learner.config, compile="off")
-    assert not learner._captures
+    assert not captures()
+
+
+def test_a_graph_is_recorded_anew_once_another_state_was_loaded(stand_in: type[StandInGraph]) -> None:
+    learner, plain = learner_of("vectors"), learner_of("vectors")
+    learner._new_step = lambda: Recordable(learner._compute)  # type: ignore[method-assign]
+    learner._step = learner._new_step()
+    saved = copy.deepcopy(learner.state_dict())
+    for seed in range(WARM_UP + 2):
+        learner.update(make_batch(seed))
+    recorded = learner._step
+    learner.load_state_dict(saved)
+    assert learner._step is not recorded
+    for seed in range(WARM_UP + 2):
+        assert learner.update(make_batch(seed)).metrics == plain.update(make_batch(seed)).metrics
