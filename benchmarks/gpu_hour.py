@@ -42,6 +42,7 @@ from learner.learner import Learner
 
 RECORDING = Path(__file__).parent / "pong_sequences.npz"
 FIELDS = ("observations", "previous_actions", "actions", "behaviour_probs", "extrinsic_rewards", "intrinsic_rewards")
+PARTS = ("peaks", "equality", "learners", "arithmetic", "acting", "nfnet", "profile")
 AGENTS = {"paper": PAPER.agent, "meme": MEME.agent}
 
 
@@ -124,19 +125,15 @@ class GpuHour:
     def __init__(self, device: str, sizes: Sizes) -> None:
         self.device, self.sizes = torch.device(device), sizes
         self.peaks: dict[str, float] = {}
-        """Operations per second that large products reach, by arithmetic."""
+        """Operations per second that large products reach, by arithmetic; unknown without the first part."""
         self.profile = ""
 
     def parts(self) -> list[tuple[str, Callable[[], Iterator[Figure]]]]:
-        return [
-            ("peaks", self.measure_peaks),
-            ("equality", self.compare_with_the_cpu),
-            ("learners", self.learners),
-            ("arithmetic", self.what_arithmetic_does),
-            ("acting", self.acting),
-            ("nfnet", self.nfnet),
-            ("profile", self.kernels),
-        ]
+        measures = (
+            *(self.measure_peaks, self.compare_with_the_cpu, self.learners, self.what_arithmetic_does),
+            *(self.acting, self.nfnet, self.kernels),
+        )
+        return list(zip(PARTS, measures, strict=True))
 
     def agent(self, name: str) -> AgentConfig:
         agent = AGENTS[name]
@@ -146,6 +143,11 @@ class GpuHour:
                 agent, network=dataclasses.replace(self.sizes.network, kind=kind, policy_head=head)
             )
         return agent
+
+    def peak(self, arithmetic: str) -> float:
+        if not self.peaks:
+            list(self.measure_peaks())
+        return self.peaks[arithmetic]
 
     def seconds(self, call: Callable[[], object]) -> float:
         """Median time of ``call`` with all that it starts on the device, after two more."""
@@ -249,8 +251,8 @@ class GpuHour:
                     learner.update(batch)
                 seconds = self.overlapping(learner, batch)
                 convolutions, recurrent = counter.get_total_flops(), lstm_flops(learner, batch)
-                floor = convolutions / self.peaks["bfloat16" if dtype == "bfloat16" else precision]
-                floor += recurrent / self.peaks[precision]
+                floor = convolutions / self.peak("bfloat16" if dtype == "bfloat16" else precision)
+                floor += recurrent / self.peak(precision)
                 where = (
                     f"{(convolutions + recurrent) / 1e12:.3g} TFLOP, {self.peak_memory():.1f} GB, "
                     f"one by one {1 / self.seconds(functools.partial(learner.update, batch)):.3g}/s"
@@ -360,16 +362,18 @@ class GpuHour:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cuda", "cpu"])
     parser.add_argument("--minutes", type=float, default=9.0, help="no part begins after this")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu_hour"))
-    parser.add_argument("--only", nargs="+", default=[], help="parts, all by default")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts, all by default")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     if options.record:
         record(options.record)
         return
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch finds no GPU here: --toy --device cpu tries the program on the CPU")
     if options.device == "cpu" and not options.toy:
         parser.error("there is no GPU here: --toy tries the program on the CPU")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -377,7 +381,7 @@ def main() -> None:
     name = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
     figures, failed = [], False
     for part, measure in hour.parts():
-        if options.only and part not in options.only:
+        if part not in options.only:
             continue
         if time.monotonic() - start > 60 * options.minutes:
             figures.append(Figure(f"gpu: {part}", None, "", where="not measured: the time was up"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,9 +23,7 @@ class CountMemory(Stateful):
     that drifts: atoms that are still visited move along.
     """
 
-    STATE: ClassVar = (
-        *("_held", "_squared_norms", "_counts", "_size", "_origin", "_distance_sum", "_distance_weight", "_draws"),
-    )
+    STATE: ClassVar = ("_origin", "_distance_sum", "_distance_weight", "_draws")
     _GROUPS = 32
 
     def __init__(
@@ -74,6 +72,27 @@ class CountMemory(Stateful):
             insertion=config.atom_insertion,
             seed=seed,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, of the atoms that there are."""
+        return super().state_dict() | {"held": self._held[:, : self._size].clone(), "counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly from ``state``; of more atoms than there is room for, those of the most visits stay."""
+        super().load_state_dict(state)
+        held, counts = np.asarray(state["held"]), np.asarray(state["counts"])
+        if len(counts) > len(self._counts):
+            most = np.sort(np.argsort(counts)[-len(self._counts) :])
+            held, counts = held[:, most], counts[most]
+        self._size = len(counts)
+        self._squared_norms.fill_(torch.inf)
+        self._place(np.arange(self._size), held)
+        self._counts[: self._size] = counts
+
+    @property
+    def size(self) -> int:
+        """Atoms that there are."""
+        return self._size
 
     @property
     def atoms(self) -> np.ndarray:

@@ -23,7 +23,11 @@ __all__ = ["CountMemory", "Recode"]
 
 
 class Recode(Novelty):
-    """r^i = the memory's bonus over its running standard deviation."""
+    """r^i = the memory's bonus over its running standard deviation.
+
+    A memory of fewer atoms than neighbours are asked for pays nothing yet: all is new to it, and its first bonuses
+    would own the standard deviation.
+    """
 
     parts = (Part("count_bonus", "count bonus", by_revisit=True),)
     terms = (inverse_dynamics,)
@@ -49,30 +53,37 @@ class Recode(Novelty):
 
 class _RecodeLanes(Stateful, LaneNovelty):
     STATE = ("memory", "_mean", "_variance", "_paid")
-    HORIZON = 100_000
-    """Lane steps that the standard deviation of the bonus runs over."""
+    RECENT, FEWEST = 1 / 8, 1000
+    """The standard deviation of the bonus runs over this share of the lane steps so far, and over this many at least:
+    where all is new, a few bonuses are many times those that follow."""
+
+    LEAST_SPREAD = 0.1
+    """Of the mean: the smallest standard deviation that is believed."""
 
     def __init__(self, agent: AgentConfig, networks: Agent57Networks) -> None:
-        self._networks = networks
+        self._networks, self._neighbours = networks, min(agent.intrinsic.num_neighbours, agent.intrinsic.atoms)
         self.memory = CountMemory.of(agent)
         self._mean = self._variance = self._paid = 0.0
 
     def earn(self, observations: Tensor) -> Earned:
+        young = self.memory.size < self._neighbours
         bonus = self.memory.bonus(self._networks.embedding(observations).cpu().numpy())
+        if young:
+            return Earned(np.zeros_like(bonus), {"count_bonus": bonus})
         self._count(bonus)
-        scale = self._variance**0.5
-        rewards = bonus / np.float32(scale) if scale > 1e-12 else np.zeros_like(bonus)
-        return Earned(rewards, {"count_bonus": bonus})
+        # Where the bonus hardly varies, dividing by how little it does would make much of nothing.
+        scale = max(self._variance**0.5, self.LEAST_SPREAD * self._mean)
+        return Earned(bonus / np.float32(scale), {"count_bonus": bonus})
 
     def _count(self, bonus: np.ndarray) -> None:
-        self._paid = min(self._paid + len(bonus), self.HORIZON)
+        self._paid += len(bonus)
+        horizon = min(self._paid, max(self.RECENT * self._paid, self.FEWEST))
         moments = RunningMoments(self._mean, self._variance)
-        moments.add(float(bonus.mean()), float(bonus.var()), min(1.0, len(bonus) / self._paid))
+        moments.add(float(bonus.mean()), float(bonus.var()), min(1.0, len(bonus) / horizon))
         self._mean, self._variance = moments.mean, moments.variance
 
     def metrics(self) -> dict[str, float]:
-        counts = self.memory.counts
-        return {"actor/atoms": float(len(counts)), "actor/atom_visits": float(counts.sum())}
+        return {"actor/atoms": float(self.memory.size), "actor/atom_visits": float(self.memory.counts.sum())}
 
     def running_state(self) -> dict[str, Any]:
         return {"mean": self._mean, "variance": self._variance, "paid": self._paid}

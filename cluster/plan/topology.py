@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from actors.evaluator import lanes_of
 from agent57.family import PolicyFamily, lane_epsilons
 from agent57.novelty import make_networks, novelty_of
 from agent57.structures import SequenceSpec
@@ -226,7 +227,8 @@ def _refuse_what_cannot_fit(config: TrainConfig, topology: Topology) -> None:
             where = f" on node {node.name}" if topology.joined else ""
             raise UserError(
                 f"This run may need {needed / 1e9:.1f} GB{where}, but {node.memory_bytes / 1e9:.1f} GB are "
-                "available: lower --replay.max-gb, --cluster.num-workers or --cluster.lanes-per-worker."
+                "available: lower --replay.max-gb, --cluster.num-workers or --cluster.lanes-per-worker, or take "
+                "smaller networks."
             )
 
 
@@ -271,13 +273,15 @@ class _Sizes:
         buffers = (spec.trace_length + 1) * lanes * (observation + 16.0 * spec.lstm_size + 64)
         novelty = novelty_of(config.agent, spec.environment)
         memories = lanes * novelty.bytes_per_lane() + novelty.bytes_per_worker()
+        evaluated = lanes_of(config.evaluation, config.family.num_policies)
+        evaluators = evaluated * novelty.bytes_per_lane() + novelty.bytes_per_worker()
         sequences = config.learner.batch_size // (1 if config.serial else config.cluster.num_learners)
         batch = (spec.trace_length + 1) * sequences * (observation + 24.0 * config.network.torso_size)
         kept = 4.0 * spec.num_networks * torso_activations(config, spec) * (spec.trace_length + 1) * sequences
         return cls(
             worker=PROCESS_BYTES + 2 * weights + buffers + memories,
             learner=PROCESS_BYTES + 6 * weights + (2 + config.cluster.prefetch_batches) * batch + kept * learns_here,
-            evaluator=PROCESS_BYTES,
+            evaluator=PROCESS_BYTES + 2 * weights + evaluators,
             shard_base=0.0 if config.serial else PROCESS_BYTES,
             sequence=stored_bytes(spec),
             per_node=0.0 if config.serial else config.cluster.object_store_gb * 1e9,

@@ -112,6 +112,11 @@ IDLE = (
         ("learner.compile",),
     ),
     Idle(
+        "with --learner.device cpu: it is for a GPU",
+        lambda config: config.learner.device == "cpu",
+        ("learner.compile", "learner.matrix_precision"),
+    ),
+    Idle(
         "with --evaluation.period-env-frames 0, which turns evaluation off",
         lambda config: config.evaluation.period_env_frames == 0,
         ("evaluation.episodes", *EVALUATORS_BANDIT),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from agent57.novelty.recode import CountMemory
+from agent57.config import AgentConfig, IntrinsicConfig, NetworkConfig
+from agent57.novelty.recode import CountMemory, Recode
+from agent57.structures import EnvironmentSpec
 
 DIM = 3
 
@@ -227,10 +230,54 @@ def test_it_goes_on_exactly_from_its_state() -> None:
     steps = [rng.normal(size=(4, DIM)).astype(np.float32) for _ in range(40)]
     for embeddings in steps[:20]:
         first.bonus(embeddings)
-    state = {
-        name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in first.state_dict().items()
-    }
+    state = first.state_dict()
+    assert state["held"].shape == (DIM, len(first.counts))
     second.load_state_dict(state)
     for embeddings in steps[20:]:
         np.testing.assert_array_equal(first.bonus(embeddings), second.bonus(embeddings))
     np.testing.assert_array_equal(first.atoms, second.atoms)
+
+
+def test_a_smaller_memory_takes_over_the_atoms_of_most_visits() -> None:
+    rng = np.random.default_rng(0)
+    first, smaller, larger = memory(), memory(num_atoms=5), memory(num_atoms=30)
+    for _ in range(100):
+        first.bonus(rng.normal(size=(4, DIM)).astype(np.float32))
+    for other in (smaller, larger):
+        other.load_state_dict(first.state_dict())
+    np.testing.assert_array_equal(np.sort(smaller.counts), np.sort(first.counts)[-5:])
+    np.testing.assert_array_equal(larger.atoms, first.atoms)
+    again = rng.normal(size=(4, DIM)).astype(np.float32)
+    np.testing.assert_array_equal(larger.bonus(again), first.bonus(again))
+    assert np.isfinite(smaller.bonus(again)).all()
+
+
+# --- The reward that lanes get ----------------------------------------------------------------------------------
+
+
+def rewards_of(embeddings: list[np.ndarray], **intrinsic: Any) -> np.ndarray:
+    """[steps, L] of lanes whose embedding network hands out ``embeddings``."""
+    agent = AgentConfig(
+        network=NetworkConfig(embedding_size=DIM), intrinsic=IntrinsicConfig(novelty="recode", **intrinsic)
+    )
+    shown = iter(embeddings)
+    networks = SimpleNamespace(embedding=lambda _: torch.from_numpy(next(shown)))
+    lanes = Recode(agent, EnvironmentSpec((4,), "float32", 1.0, 2)).lanes(networks, len(embeddings[0]))  # type: ignore[arg-type]
+    return np.stack([lanes.earn(torch.zeros(1)).rewards for _ in embeddings])
+
+
+def test_rewards_are_of_order_one_soon_and_a_young_memory_pays_nothing() -> None:
+    rng = np.random.default_rng(0)
+    places = rng.normal(size=(200, DIM)) * 5
+    steps = [places[rng.integers(200, size=8)].astype(np.float32) for _ in range(600)]
+    rewards = rewards_of(steps, atom_insertion=1.0)
+    assert not rewards[0].any()
+    late = rewards[300:]
+    assert 0.05 < late.mean() < 20
+    assert rewards.max() < 200
+
+
+def test_a_constant_bonus_is_not_blown_up() -> None:
+    rewards = rewards_of([np.zeros((4, DIM), np.float32)] * 3000, atoms=1)
+    assert np.isfinite(rewards).all()
+    assert rewards.max() <= 10.001

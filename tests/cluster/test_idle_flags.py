@@ -38,6 +38,7 @@ REFUSED = {
     "a short ladder": (["--family.num-policies", "8", "--family.gamma-mid", "0.98"], "below 10"),
     "an even ladder": (["--preset", "meme", "--family.gamma-mid", "0.99"], "no middle"),
     "weights that stay": (["--learner.weight-decay", "0.1"], "--learner.optimizer adam"),
+    "a GPU's arithmetic": (["--learner.device", "cpu", "--learner.matrix-precision", "tf32"], "it is for a GPU"),
     "a graph of several": (["--cluster.num-learners", "2", "--learner.compile", "off"], "left out of a graph"),
     "rounds that are off": (["--evaluation.period-env-frames", "0", "--evaluation.episodes", "9"], "evaluation off"),
     "one evaluated policy": (["--evaluation.policy-index", "0", "--evaluation.bandit-window", "9"], "bandit-window"),
