@@ -356,12 +356,8 @@ def test_intrinsic_rewards_agree_with_the_oracles() -> None:
     steps = play(make_lanes(script, [0.5] * 3, networks), 80)
     errors = [networks.rnd(torch.from_numpy(step.observations)).numpy() for step in steps]
     alphas = np.array(oracles.lifelong_multipliers(errors))
-    options = {
-        name: value
-        for name, value in vars(INTRINSIC_CONFIG).items()
-        if name
-        not in ("novelty", "embedding", "memory_capacity", "young_memory", "max_lifelong_scale", "error_horizon")
-    }
+    names = ("num_neighbours", "kernel_epsilon", "cluster_distance", "pseudo_count", "max_similarity", "distance_decay")
+    options = {name: getattr(INTRINSIC_CONFIG, name) for name in names}
     memories = [oracles.EpisodicMemory(INTRINSIC_CONFIG.memory_capacity, **options) for _ in range(3)]
     paid = 0
     for t, step in enumerate(steps):
