@@ -136,11 +136,11 @@ class IntrinsicConfig:
     """Decay, per step of a lane, of the moving average of squared neighbour distances."""
     atoms: Annotated[int, Range(at_least=1, at_most=10**7)] = 10_000
     """recode: atoms that its memory holds at most (RECODE has 50 000)."""
-    count_decay: Annotated[float, Range(at_least=0, at_most=1)] = 0.999
-    """recode: decay of all counts, per lane step."""
-    atom_tolerance: Annotated[float, Range(at_least=0, at_most=1e6)] = 0.2
+    count_decay: Annotated[float, Range(at_least=0, at_most=1)] = 0.99999
+    """recode: decay of all counts, per lane step. With 64 lanes 0.999 would forget within sixteen steps."""
+    atom_tolerance: Annotated[float, Range(at_least=0, at_most=1e6)] = 0.05
     """recode: squared distance to the nearest atom, over the average one, from which a state may become an atom."""
-    atom_insertion: Share = 0.05
+    atom_insertion: Share = 0.5
     """recode: probability that it then does."""
     max_lifelong_scale: Annotated[float, Range(at_least=1, at_most=1e6)] = 5.0
     """L, the upper clip of the life-long multiplier alpha."""

@@ -33,10 +33,10 @@ class CountMemory(Stateful):
         num_neighbours: int = 10,
         kernel_epsilon: float = 1e-4,
         pseudo_count: float = 1e-3,
-        count_decay: float = 0.999,
+        count_decay: float = 0.99999,
         distance_decay: float = 0.999,
-        tolerance: float = 0.2,
-        insertion: float = 0.05,
+        tolerance: float = 0.05,
+        insertion: float = 0.5,
         seed: int = 0,
     ) -> None:
         """``tolerance``: kappa, an embedding further than this times d_m^2 from all atoms may become one, with
