@@ -135,7 +135,11 @@ class GradientSum:
     def _send(self) -> None:
         bucket = self._buckets[self._sent]
         gradients = [parameter.grad for parameter in bucket if parameter.grad is not None]
-        joined = torch.cat([gradient.reshape(-1) for gradient in gradients]) if gradients else torch.zeros(1)
+        if not gradients:
+            # On no rank: there is nothing to send.
+            self._on_the_way.append(([], torch.zeros(0), lambda: None))
+            return
+        joined = torch.cat([gradient.reshape(-1) for gradient in gradients])
         self._on_the_way.append((gradients, joined, self._ranks.start_sum_(joined)))
 
     @torch.no_grad()
@@ -146,7 +150,7 @@ class GradientSum:
             self._send()
         for gradients, joined, wait in self._on_the_way:
             wait()
-            for gradient, summed in zip(gradients, joined.split([each.numel() for each in gradients]), strict=False):
+            for gradient, summed in zip(gradients, joined.split([each.numel() for each in gradients]), strict=True):
                 gradient.copy_(summed.view(gradient.shape))
         self._on_the_way.clear()
         self._arrived = [0] * len(self._buckets)

@@ -29,7 +29,7 @@ def moments(
 
     ``sum_over_ranks`` adds up in place what several learners have.
     """
-    # torch.var_mean over the first axis takes twenty times as long on a CPU, and a product with NaN is NaN.
+    # torch.var_mean over the first axis takes twenty times as long on a CPU.
     shape = samples.shape[1:]
     samples, counted = samples.flatten(1).float(), counted.float()
     sums = torch.cat([torch.mv(samples.T, counted), counted.sum().unsqueeze(0)])

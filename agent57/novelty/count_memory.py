@@ -44,13 +44,13 @@ class CountMemory(Stateful):
         self.num_neighbours, self.kernel_epsilon, self.pseudo_count = num_neighbours, kernel_epsilon, pseudo_count
         self.count_decay, self.distance_decay = count_decay, distance_decay
         self.tolerance, self.insertion = tolerance, insertion
-        # Relative to an origin among them: far from zero, float32 would lose small distances.
         # [D, room]: with the atoms along the last axis, products with all of them take a quarter of the time.
         room = round_up(num_atoms, self._GROUPS)
         self._held = torch.zeros(embedding_dim, room)
         self._squared_norms = torch.full((room,), torch.inf)
         self._counts = np.zeros(num_atoms)
         self._size = 0
+        # Atoms are kept relative to the first one: far from zero, float32 would lose small distances.
         self._origin = np.zeros(embedding_dim, np.float32)
         # Numerator and denominator of the bias-corrected running mean d_m^2.
         self._distance_sum = self._distance_weight = 0.0

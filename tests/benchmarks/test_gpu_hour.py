@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.gpu_hour import AGENTS, TOY, GpuHour, lstm_flops, recorded_batch, spec_of
+from benchmarks.gpu_hour import AGENTS, TOY, GpuHour, lstm_flops
 from benchmarks.measure import Figure
+from benchmarks.recorded_pong import recorded_batch, spec_of
 
 ROOT = Path(__file__).parents[2]
 NOT_THERE = ("ray", "gymnasium", "ale_py", "zstandard", "minigrid", "tyro", "rich", "matplotlib", "safetensors", "av")
